@@ -1,0 +1,2 @@
+//! Shared memory of mod_passenger.
+pub mod messages;

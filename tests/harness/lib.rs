@@ -1,0 +1,1 @@
+//! Vocabulary of the end-to-end tests.
