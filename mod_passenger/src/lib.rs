@@ -1,1 +1,7 @@
 //! The Apache module.
+#![deny(unsafe_code)]
+
+mod codes;
+#[allow(unsafe_code)]
+mod ffi;
+mod hooks;
