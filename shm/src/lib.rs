@@ -1,2 +1,3 @@
 //! Shared memory of mod_passenger.
+pub mod channel;
 pub mod messages;

@@ -1,0 +1,523 @@
+//! The channels between httpd's parent, its workers, the watchdog and the agent: one JSON document per
+//! `AF_UNIX SOCK_SEQPACKET` datagram, descriptors beside it. Owns the socket and the control messages;
+//! does not know what the documents mean (`messages.rs` and the crates that use them do).
+//!
+//! The kernel keeps datagram boundaries, so a message arrives whole or not at all, and a peer can
+//! never leave half a message behind. Who sent it is what the kernel says (`SCM_CREDENTIALS`), never
+//! what the message says.
+
+use std::fs::File;
+use std::io::{self, ErrorKind};
+use std::mem::{size_of, MaybeUninit};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::time::{Duration, Instant};
+
+use serde::{de::DeserializeOwned, Serialize};
+
+use crate::messages::{self, MAX_MESSAGE_BYTES};
+
+/// Most descriptors one message may carry.
+pub const MAX_FDS: usize = 16;
+
+/// Not in `libc` for every target yet: `SO_PASSPIDFD` and `SCM_PIDFD` of Linux 6.5.
+const SO_PASSPIDFD: libc::c_int = 76;
+const SCM_PIDFD: libc::c_int = 4;
+
+/// Room for the control messages of one datagram: 16 descriptors, credentials and a pidfd, with
+/// headers. 256 bytes are enough (80 + 32 + 24) and a multiple of the alignment.
+const CONTROL_WORDS: usize = 32;
+
+/// One end of a channel.
+#[derive(Debug)]
+pub struct Channel(OwnedFd);
+
+/// One message as it arrived.
+#[derive(Debug)]
+pub struct Received<T> {
+    /// The document.
+    pub message: T,
+    /// Descriptors that came with it, close-on-exec, at most [`MAX_FDS`].
+    pub fds: Vec<OwnedFd>,
+    /// Who sent it, if [`Channel::receive_credentials`] was called on this end before it was sent.
+    pub peer: Option<Peer>,
+}
+
+/// The sender of a message, in the kernel's words.
+#[derive(Debug)]
+pub struct Peer {
+    /// Process id in our PID namespace.
+    pub pid: i32,
+    /// Real user id.
+    pub uid: u32,
+    /// Real group id.
+    pub gid: u32,
+    /// The sender itself, immune to reuse of its number; `None` before Linux 6.5.
+    pub pidfd: Option<OwnedFd>,
+}
+
+impl Channel {
+    /// Two connected ends, both close-on-exec and blocking.
+    ///
+    /// # Errors
+    /// When the process or the system is out of descriptors.
+    pub fn pair() -> io::Result<(Channel, Channel)> {
+        let mut fds: [RawFd; 2] = [-1; 2];
+        // SAFETY: `fds` is an array of two ints that outlives the call, as socketpair(2) demands.
+        check(unsafe {
+            libc::socketpair(
+                libc::AF_UNIX,
+                libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC,
+                0,
+                fds.as_mut_ptr(),
+            )
+        })?;
+        // SAFETY: the kernel has just made fds[0] for us; nobody else knows its number.
+        let one = unsafe { OwnedFd::from_raw_fd(fds[0]) };
+        // SAFETY: likewise for fds[1].
+        let other = unsafe { OwnedFd::from_raw_fd(fds[1]) };
+        Ok((Channel(one), Channel(other)))
+    }
+
+    /// Sends one message with its descriptors; all of it or an error. Blocks while the peer's buffer
+    /// is full unless the channel is non-blocking.
+    ///
+    /// # Errors
+    /// `WouldBlock` when non-blocking and full, `BrokenPipe` when the peer is gone (no signal),
+    /// `InvalidInput` when the message or the number of descriptors is too large.
+    pub fn send<T: Serialize>(&self, message: &T, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+        let bytes = messages::encode(message).map_err(invalid_input)?;
+        if fds.len() > MAX_FDS {
+            return Err(invalid_input(format!(
+                "a message cannot carry {} descriptors, {MAX_FDS} is the limit",
+                fds.len()
+            )));
+        }
+        let raw: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+        loop {
+            match self.send_datagram(&bytes, &raw) {
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+                Ok(sent) if sent == bytes.len() => return Ok(()),
+                Ok(sent) => {
+                    return Err(io::Error::other(format!(
+                        "the kernel cut a message of {} bytes to {sent}",
+                        bytes.len()
+                    )))
+                }
+            }
+        }
+    }
+
+    fn send_datagram(&self, bytes: &[u8], fds: &[RawFd]) -> io::Result<usize> {
+        let mut control = [0u64; CONTROL_WORDS];
+        let mut iov = libc::iovec {
+            iov_base: bytes.as_ptr().cast_mut().cast(),
+            iov_len: bytes.len(),
+        };
+        // SAFETY: msghdr is a C struct of integers and pointers for which all-zero is a valid value.
+        let mut header: libc::msghdr = unsafe { MaybeUninit::zeroed().assume_init() };
+        header.msg_iov = &raw mut iov;
+        header.msg_iovlen = 1;
+        if !fds.is_empty() {
+            let payload =
+                u32::try_from(size_of_val(fds)).map_err(|e| invalid_input(e.to_string()))?;
+            header.msg_control = control.as_mut_ptr().cast();
+            // SAFETY: CMSG_SPACE only computes; the result (at most 80) fits `control` (256 bytes).
+            header.msg_controllen = unsafe { libc::CMSG_SPACE(payload) } as usize;
+            // SAFETY: msg_control points to `control`, aligned for cmsghdr (u64) and large enough for
+            // one header, so the macro returns a pointer into it.
+            let first = unsafe { libc::CMSG_FIRSTHDR(&raw const header) };
+            // SAFETY: `first` points to a whole cmsghdr inside `control`, which only we use.
+            unsafe {
+                (*first).cmsg_level = libc::SOL_SOCKET;
+                (*first).cmsg_type = libc::SCM_RIGHTS;
+                (*first).cmsg_len = libc::CMSG_LEN(payload) as usize;
+            }
+            // SAFETY: the data area has room for `payload` bytes (CMSG_SPACE above) and cannot overlap
+            // `fds`; bytes need no alignment.
+            unsafe {
+                std::ptr::copy_nonoverlapping(
+                    fds.as_ptr().cast::<u8>(),
+                    libc::CMSG_DATA(first),
+                    payload as usize,
+                );
+            }
+        }
+        // SAFETY: `header` names `iov` and `control`, both alive until the call returns.
+        let sent =
+            unsafe { libc::sendmsg(self.0.as_raw_fd(), &raw const header, libc::MSG_NOSIGNAL) };
+        usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+    }
+
+    /// Receives one message, or `None` at the end of the channel. Blocks unless non-blocking.
+    ///
+    /// # Errors
+    /// `WouldBlock` when non-blocking and nothing is there. `InvalidData` when the datagram is not a
+    /// message of this type, is longer than allowed or lost descriptors; it is consumed and its
+    /// descriptors are closed, so that the next call gets the next one.
+    pub fn recv<T: DeserializeOwned>(&self) -> io::Result<Option<Received<T>>> {
+        let mut buffer = vec![0u8; MAX_MESSAGE_BYTES];
+        let datagram = loop {
+            match self.recv_datagram(&mut buffer) {
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                other => break other?,
+            }
+        };
+        if datagram.length == 0 && !datagram.cut {
+            // An empty datagram looks like the end. Only a peer that is gone is believed.
+            return if datagram.peer.is_none() && self.peer_is_gone()? {
+                Ok(None)
+            } else {
+                Err(invalid_data("empty datagram on a channel".into()))
+            };
+        }
+        if datagram.cut {
+            return Err(invalid_data(format!(
+                "datagram with more than {MAX_MESSAGE_BYTES} bytes or {MAX_FDS} descriptors"
+            )));
+        }
+        let bytes = buffer.get(..datagram.length).unwrap_or_default();
+        let message = messages::decode(bytes).map_err(invalid_data)?;
+        Ok(Some(Received {
+            message,
+            fds: datagram.fds,
+            peer: datagram.peer,
+        }))
+    }
+
+    fn recv_datagram(&self, buffer: &mut [u8]) -> io::Result<Datagram> {
+        let mut control = [0u64; CONTROL_WORDS];
+        let mut iov = libc::iovec {
+            iov_base: buffer.as_mut_ptr().cast(),
+            iov_len: buffer.len(),
+        };
+        // SAFETY: msghdr is a C struct of integers and pointers for which all-zero is a valid value.
+        let mut header: libc::msghdr = unsafe { MaybeUninit::zeroed().assume_init() };
+        header.msg_iov = &raw mut iov;
+        header.msg_iovlen = 1;
+        header.msg_control = control.as_mut_ptr().cast();
+        header.msg_controllen = size_of_val(&control);
+        // SAFETY: `header` names `iov` (over `buffer`) and `control`, alive and ours until it returns.
+        let length =
+            unsafe { libc::recvmsg(self.0.as_raw_fd(), &raw mut header, libc::MSG_CMSG_CLOEXEC) };
+        let length = usize::try_from(length).map_err(|_| io::Error::last_os_error())?;
+        let mut datagram = Datagram {
+            length,
+            // MSG_CTRUNC: descriptors did not fit our buffer or our RLIMIT_NOFILE.
+            cut: header.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0,
+            fds: Vec::new(),
+            peer: None,
+        };
+        datagram.read_control(&header);
+        Ok(datagram)
+    }
+
+    /// Whether the other end is closed, without blocking.
+    fn peer_is_gone(&self) -> io::Result<bool> {
+        let events = poll_once(self.as_fd(), libc::POLLIN | libc::POLLRDHUP, 0)?;
+        Ok(events & (libc::POLLHUP | libc::POLLRDHUP) != 0)
+    }
+
+    /// Makes `send` and `recv` return `WouldBlock` instead of blocking, or undoes it. The setting
+    /// belongs to the open file: whoever inherited this very end has it, too.
+    ///
+    /// # Errors
+    /// When fcntl(2) fails, which for an open socket it does not.
+    pub fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()> {
+        let value = libc::c_int::from(nonblocking);
+        // SAFETY: FIONBIO reads one int through the pointer, which outlives the call.
+        check(unsafe { libc::ioctl(self.0.as_raw_fd(), libc::FIONBIO, &raw const value) })
+    }
+
+    /// From now on every message that arrives at this end names its sender. Call it before the peer
+    /// may send.
+    ///
+    /// # Errors
+    /// When the kernel refuses `SO_PASSCRED`. A kernel without `SO_PASSPIDFD` (before 6.5) is no error.
+    pub fn receive_credentials(&self) -> io::Result<()> {
+        self.set_option(libc::SO_PASSCRED)?;
+        match self.set_option(SO_PASSPIDFD) {
+            Err(e) if e.raw_os_error() == Some(libc::ENOPROTOOPT) => {
+                log::debug!("this kernel has no SO_PASSPIDFD; peers are known by number only");
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    fn set_option(&self, option: libc::c_int) -> io::Result<()> {
+        let on: libc::c_int = 1;
+        // SAFETY: the option value is one int that outlives the call, and its size is given.
+        check(unsafe {
+            libc::setsockopt(
+                self.0.as_raw_fd(),
+                libc::SOL_SOCKET,
+                option,
+                (&raw const on).cast(),
+                4,
+            )
+        })
+    }
+
+    /// Waits until `recv` would not block (a message or the end), at most `timeout`.
+    ///
+    /// # Errors
+    /// When poll(2) fails for another reason than a signal.
+    pub fn wait_readable(&self, timeout: Duration) -> io::Result<bool> {
+        let deadline = Instant::now() + timeout;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            // Rounded up: a wait of 0.4 ms must not become a busy loop of zero-length polls.
+            let ms = libc::c_int::try_from(left.as_micros().div_ceil(1000)).unwrap_or(i32::MAX);
+            match poll_once(self.as_fd(), libc::POLLIN, ms) {
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+                Ok(0) if Instant::now() < deadline => {}
+                Ok(events) => return Ok(events != 0),
+            }
+        }
+    }
+}
+
+/// A datagram before anybody looked into it.
+struct Datagram {
+    length: usize,
+    cut: bool,
+    fds: Vec<OwnedFd>,
+    peer: Option<Peer>,
+}
+
+impl Datagram {
+    /// Takes ownership of every descriptor in the control messages of `header`, wanted or not.
+    fn read_control(&mut self, header: &libc::msghdr) {
+        let mut credentials: Option<libc::ucred> = None;
+        let mut pidfd = None;
+        // SAFETY: `header` was filled in by a successful recvmsg over a live control buffer.
+        let mut next = unsafe { libc::CMSG_FIRSTHDR(header) };
+        while !next.is_null() {
+            // SAFETY: the macros only return pointers to whole headers inside the control buffer.
+            let cmsg = unsafe { next.read_unaligned() };
+            // SAFETY: CMSG_LEN only computes.
+            let payload = cmsg
+                .cmsg_len
+                .saturating_sub(unsafe { libc::CMSG_LEN(0) } as usize);
+            // SAFETY: `next` points to a whole cmsghdr; its data follows it in the same buffer.
+            let data = unsafe { libc::CMSG_DATA(next) };
+            match (cmsg.cmsg_level, cmsg.cmsg_type) {
+                (libc::SOL_SOCKET, libc::SCM_RIGHTS) => {
+                    self.fds.extend((0..payload / size_of::<RawFd>()).map(|i| {
+                        // SAFETY: the kernel wrote `payload` bytes of descriptors at `data`, and
+                        // made each of them for us just now: this is their only owner.
+                        unsafe { owned_fd(data, i) }
+                    }));
+                }
+                (libc::SOL_SOCKET, SCM_PIDFD) if payload >= size_of::<RawFd>() => {
+                    // SAFETY: as above, one descriptor. A negative number (the sender has been
+                    // reaped, or no descriptor was free) is sorted out first.
+                    let number = unsafe { data.cast::<RawFd>().read_unaligned() };
+                    // SAFETY: as above; non-negative, hence a new descriptor of ours.
+                    pidfd = (number >= 0).then(|| unsafe { OwnedFd::from_raw_fd(number) });
+                }
+                (libc::SOL_SOCKET, libc::SCM_CREDENTIALS)
+                    if payload >= size_of::<libc::ucred>() =>
+                {
+                    // SAFETY: the kernel wrote a whole ucred at `data`; plain integers.
+                    credentials = Some(unsafe { data.cast::<libc::ucred>().read_unaligned() });
+                }
+                _ => {}
+            }
+            // SAFETY: `next` came from the macros over this very header.
+            next = unsafe { libc::CMSG_NXTHDR(header, next) };
+        }
+        self.peer = credentials.map(|c| Peer {
+            pid: c.pid,
+            uid: c.uid,
+            gid: c.gid,
+            pidfd,
+        });
+    }
+}
+
+/// The `i`th descriptor of an `SCM_RIGHTS` payload.
+///
+/// # Safety
+/// 1. `data` points to at least `i + 1` ints written by recvmsg(2).
+/// 2. Each index is asked for once: the result owns the descriptor.
+unsafe fn owned_fd(data: *const u8, i: usize) -> OwnedFd {
+    // SAFETY: duty 1 of the caller; unaligned reads need no alignment.
+    let number = unsafe { data.cast::<RawFd>().add(i).read_unaligned() };
+    // SAFETY: duty 2 of the caller; the kernel never puts an invalid number here.
+    unsafe { OwnedFd::from_raw_fd(number) }
+}
+
+fn poll_once(
+    fd: BorrowedFd<'_>,
+    events: libc::c_short,
+    ms: libc::c_int,
+) -> io::Result<libc::c_short> {
+    let mut entry = libc::pollfd {
+        fd: fd.as_raw_fd(),
+        events,
+        revents: 0,
+    };
+    // SAFETY: one pollfd that outlives the call, and its count.
+    let ready = unsafe { libc::poll(&raw mut entry, 1, ms) };
+    check(ready.min(0))?;
+    Ok(entry.revents)
+}
+
+fn check(result: libc::c_int) -> io::Result<()> {
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+fn invalid_input(text: String) -> io::Error {
+    io::Error::new(ErrorKind::InvalidInput, text)
+}
+
+fn invalid_data(text: String) -> io::Error {
+    io::Error::new(ErrorKind::InvalidData, text)
+}
+
+impl AsFd for Channel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl AsRawFd for Channel {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+impl From<OwnedFd> for Channel {
+    /// Wraps an end that was inherited or received. That it is a `SOCK_SEQPACKET` socket is the
+    /// protocol's promise (`docs/protocols.md`); anything else fails at the first message.
+    fn from(fd: OwnedFd) -> Channel {
+        Channel(fd)
+    }
+}
+
+impl From<Channel> for OwnedFd {
+    fn from(channel: Channel) -> OwnedFd {
+        channel.0
+    }
+}
+
+impl From<Channel> for File {
+    fn from(channel: Channel) -> File {
+        File::from(channel.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::messages::{Hello, ToWorker};
+    use std::io::{Read, Write};
+
+    #[test]
+    fn a_message_arrives_whole_with_its_descriptors_close_on_exec() {
+        let (one, other) = Channel::pair().unwrap();
+        let (mut pipe_read, mut pipe_write) = std::io::pipe().unwrap();
+        let welcome = ToWorker::Welcome {
+            slot: 7,
+            generation: 12,
+        };
+        one.send(&welcome, &[pipe_write.as_fd(), pipe_read.as_fd()])
+            .unwrap();
+        let got: Received<ToWorker> = other.recv().unwrap().unwrap();
+        assert_eq!(got.message, welcome);
+        assert!(got.peer.is_none());
+        let [write, read]: [OwnedFd; 2] = got.fds.try_into().unwrap();
+        for fd in [&write, &read] {
+            // SAFETY: F_GETFD on a descriptor this test owns.
+            let flags = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFD) };
+            assert_eq!(flags & libc::FD_CLOEXEC, libc::FD_CLOEXEC);
+        }
+        File::from(write).write_all(b"x").unwrap();
+        let mut byte = [0u8];
+        pipe_read.read_exact(&mut byte).unwrap();
+        assert_eq!(&byte, b"x");
+        pipe_write.flush().unwrap();
+    }
+
+    #[test]
+    fn the_kernel_names_the_sender() {
+        let (one, other) = Channel::pair().unwrap();
+        other.receive_credentials().unwrap();
+        one.send(&Hello::Worker {}, &[]).unwrap();
+        let peer = other.recv::<Hello>().unwrap().unwrap().peer.unwrap();
+        assert_eq!(peer.pid, i32::try_from(std::process::id()).unwrap());
+        // SAFETY: getuid has no precondition.
+        assert_eq!(peer.uid, unsafe { libc::getuid() });
+    }
+
+    #[test]
+    fn what_is_no_message_is_an_error_and_the_next_one_is_read() {
+        let (one, other) = Channel::pair().unwrap();
+        let write = |bytes: &[u8]| {
+            // SAFETY: send(2) reads `bytes`, alive for the call, and nothing else.
+            let n = unsafe { libc::send(one.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), 0) };
+            assert_eq!(usize::try_from(n).unwrap(), bytes.len());
+        };
+        write(b"{\"nonsense\":1}");
+        write(&vec![b' '; MAX_MESSAGE_BYTES + 1]);
+        write(b"");
+        one.send(&Hello::Worker {}, &[]).unwrap();
+        for _ in 0..3 {
+            let error = other.recv::<Hello>().unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidData, "{error}");
+        }
+        assert_eq!(
+            other.recv::<Hello>().unwrap().unwrap().message,
+            Hello::Worker {}
+        );
+        drop(one);
+        assert!(other.recv::<Hello>().unwrap().is_none());
+    }
+
+    #[test]
+    fn too_many_descriptors_are_refused_by_the_sender() {
+        let (one, _other) = Channel::pair().unwrap();
+        let many: Vec<_> = (0..=MAX_FDS).map(|_| one.as_fd()).collect();
+        let error = one.send(&Hello::Worker {}, &many).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput);
+        one.send(&Hello::Worker {}, &many[..MAX_FDS]).unwrap();
+    }
+
+    #[test]
+    fn a_gone_peer_is_an_error_not_a_signal() {
+        let (one, other) = Channel::pair().unwrap();
+        drop(other);
+        assert_eq!(
+            one.send(&Hello::Worker {}, &[]).unwrap_err().kind(),
+            ErrorKind::BrokenPipe
+        );
+    }
+
+    #[test]
+    fn non_blocking_and_waiting() {
+        let (one, other) = Channel::pair().unwrap();
+        other.set_nonblocking(true).unwrap();
+        assert_eq!(
+            other.recv::<Hello>().unwrap_err().kind(),
+            ErrorKind::WouldBlock
+        );
+        assert!(!other.wait_readable(Duration::ZERO).unwrap());
+        one.set_nonblocking(true).unwrap();
+        let full = loop {
+            if let Err(e) = one.send(&Hello::Worker {}, &[]) {
+                break e;
+            }
+        };
+        assert_eq!(full.kind(), ErrorKind::WouldBlock);
+        assert!(other.wait_readable(Duration::from_secs(5)).unwrap());
+        drop(one);
+        while other.recv::<Hello>().unwrap().is_some() {}
+    }
+}
