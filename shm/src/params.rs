@@ -1,0 +1,185 @@
+//! Values that cross the API: what a group, a process and a hint are made of. No shared memory here.
+
+use serde::Serialize;
+use std::time::Duration;
+
+use crate::ids::{GroupRef, ProcessRef};
+
+/// Longest definition of a group, in bytes.
+pub const MAX_DEFINITION_BYTES: usize = 2048;
+
+/// A grant that its waiter has not picked up for this long belongs to a stopped or dead worker:
+/// the usual argument of `AgentView::revoke_stale_grants`.
+pub const STALE_GRANT: Duration = Duration::from_secs(1);
+
+/// Capacities of all tables; fixed when the segments are made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Capacities {
+    /// Worker processes of httpd that may exist at once, all generations.
+    pub clients: u16,
+    /// Groups.
+    pub groups: u16,
+    /// Waiter cells per group.
+    pub cells: u16,
+    /// App processes of all groups.
+    pub processes: u16,
+    /// Seats per app process; an app with more concurrency uses that many.
+    pub seats: u16,
+    /// Entries of the key table, a power of two.
+    pub keys: u32,
+    /// Cells of the hint ring, a power of two.
+    pub ring: u32,
+}
+
+impl Capacities {
+    /// Capacities for an httpd: `server_limit` children, `max_threads` request threads over all of
+    /// them, `max_pool_size` app processes.
+    #[must_use]
+    pub fn for_httpd(server_limit: u32, max_threads: u32, max_pool_size: u32) -> Capacities {
+        let narrow = |n: u32| u16::try_from(n).unwrap_or(u16::MAX);
+        Capacities {
+            // Old and new generations of children overlap during a graceful restart.
+            clients: narrow(
+                server_limit
+                    .saturating_mul(2)
+                    .saturating_add(64)
+                    .min(32_768),
+            ),
+            groups: 256,
+            cells: narrow(max_threads.clamp(64, 1024)),
+            // Four times the pool: rolling restarts, drained processes, the next configuration.
+            processes: narrow(max_pool_size.saturating_mul(4).clamp(64, 1024)),
+            seats: 64,
+            keys: 4096,
+            ring: 1024,
+        }
+    }
+}
+
+/// What an app process speaks on its socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+pub enum Protocol {
+    /// The binary framing of docs/protocols.md.
+    Binary,
+    /// HTTP/1.1.
+    Http,
+}
+
+/// Where an app process is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+pub enum ProcessState {
+    /// Being spawned; takes no requests yet.
+    Starting,
+    /// Takes requests.
+    Live,
+    /// Finishes what it has, takes nothing new.
+    Draining,
+    /// Ended; its words are being put in order.
+    Dead,
+}
+
+/// The settings of a group that workers read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct GroupParams {
+    /// Requests that may wait, 0 = as many as there are cells.
+    pub queue_limit: u32,
+    /// How long a request may wait, in milliseconds, 0 = no limit.
+    pub queue_time_ms: u32,
+    /// Newest generation of the app's code: processes of it are preferred.
+    pub code_generation: u32,
+}
+
+/// What a worker must know of a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct GroupInfo {
+    /// Requests that may wait, 0 = as many as there are cells.
+    pub queue_limit: u32,
+    /// How long a request may wait.
+    pub queue_time: Option<Duration>,
+    /// Spawns that have failed so far: a change while waiting means that the wait may be in vain.
+    pub spawn_failures: u64,
+    /// Newest generation of the app's code.
+    pub code_generation: u32,
+}
+
+/// The facts of a process that is ready.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct ProcessParams {
+    /// Its PID. For tools: nobody signals by it.
+    pub pid: i32,
+    /// The user it runs as.
+    pub uid: u32,
+    /// Requests at once, 0 = unlimited.
+    pub concurrency: u32,
+    /// What it speaks.
+    pub protocol: Protocol,
+    /// Generation of the code it has loaded.
+    pub code_generation: u32,
+}
+
+/// One app process as it stands in `routes`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ProcessSnapshot {
+    /// Its name.
+    pub process: ProcessRef,
+    /// The group it works for.
+    pub group: GroupRef,
+    /// Where it is in its life.
+    pub state: ProcessState,
+    /// Its PID, 0 while starting.
+    pub pid: i32,
+    /// The user it runs as.
+    pub uid: u32,
+    /// Requests at once, 0 = unlimited.
+    pub concurrency: u32,
+    /// What it speaks.
+    pub protocol: Protocol,
+    /// Generation of the code it has loaded.
+    pub code_generation: u32,
+    /// When it was published, in milliseconds of `CLOCK_MONOTONIC`; 0 while starting.
+    pub started_ms: u64,
+}
+
+/// How busy a process is: the truth, counted from its words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct Load {
+    /// Requests in exchange, counters of unlimited processes included.
+    pub held: u32,
+    /// Seats given to a waiter that has not picked them up yet.
+    pub granted: u32,
+    /// Seats whose worker is gone while the app may still compute.
+    pub orphans: u32,
+    /// Seats ever taken. Means nothing by itself: a change means "used since I last looked".
+    pub takes: u64,
+}
+
+impl Load {
+    /// Whether no request is or may be in that process.
+    #[must_use]
+    pub fn is_idle(self) -> bool {
+        self.held == 0 && self.granted == 0 && self.orphans == 0
+    }
+}
+
+/// How many requests wait for a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct Queue {
+    /// Occupied waiter cells.
+    pub length: u32,
+    /// How long the oldest has waited.
+    pub oldest: Duration,
+}
+
+/// What a worker tells the agent. A hint, never an order: the agent looks at the tables and at the
+/// processes themselves, and one that is lost is found there, too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+pub enum Hint {
+    /// A request waits for a seat of that group.
+    CapacityWanted(GroupRef),
+    /// That process closed, refused or broke a connection.
+    ProcessSuspect(ProcessRef),
+    /// A restart file of that group changed.
+    RestartTouched(GroupRef),
+    /// A seat of that process became an orphan.
+    Orphaned(ProcessRef),
+}
