@@ -1,0 +1,195 @@
+//! The pool's vocabulary: what it is told ([`Event`]) and what it wants done ([`Command`]).
+//! Plain data only. Time arrives as [`Millis`] beside each event; the pool never looks at a clock.
+
+/// Milliseconds on a clock that never goes back; only differences mean something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Millis(pub u64);
+
+impl Millis {
+    /// The moment `ms` milliseconds later.
+    #[must_use]
+    pub fn plus(self, ms: u64) -> Self {
+        Self(self.0.saturating_add(ms))
+    }
+
+    /// Milliseconds from `earlier` to here; zero when `earlier` is later.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> u64 {
+        self.0.saturating_sub(earlier.0)
+    }
+}
+
+/// One application as the pool knows it. Chosen by the rim and never used twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct GroupId(pub u64);
+
+/// One process of an application, from the wish to start it until it is reaped. Never used twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ProcessId(pub u64);
+
+/// Limits of the whole pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PoolLimits {
+    /// Most processes at once over all groups, those that start or end included.
+    pub max_processes: u32,
+    /// Unused for so long, a process beyond the minimum is ended. `None` = never.
+    pub idle_ms: Option<u64>,
+}
+
+/// Limits of one group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GroupLimits {
+    /// Processes kept although nobody uses them.
+    pub min_instances: u32,
+    /// Most processes of this group; 0 = as many as the pool has.
+    pub max_instances: u32,
+    /// Whether the configuration now in force still names this group. An unconfirmed group goes
+    /// on serving, loses its minimum, and is forgotten once its processes were idle long enough.
+    pub confirmed: bool,
+}
+
+/// A group's queue as seen in the tables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct QueueSeen {
+    /// Occupied waiter cells.
+    pub waiting: u32,
+    /// How long the oldest of them has waited, in milliseconds.
+    pub oldest_ms: u64,
+}
+
+/// A process's seats as seen in the tables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LoadSeen {
+    /// Seats held by or granted to workers.
+    pub in_use: u32,
+    /// Seats whose worker went away while the app may still be computing.
+    pub orphans: u32,
+    /// Counts every take ever; only compared for change.
+    pub takes: u64,
+}
+
+/// One look at the tables. What it does not mention keeps its last value.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Observation {
+    /// Queues of groups.
+    pub queues: Vec<(GroupId, QueueSeen)>,
+    /// Seats of processes.
+    pub loads: Vec<(ProcessId, LoadSeen)>,
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// The pool's limits are these from now on.
+    Configured(PoolLimits),
+    /// A group came into being.
+    GroupAdded {
+        /// Its id.
+        group: GroupId,
+        /// Its limits.
+        limits: GroupLimits,
+    },
+    /// A group's limits are these from now on.
+    GroupChanged {
+        /// Its id.
+        group: GroupId,
+        /// Its limits.
+        limits: GroupLimits,
+    },
+    /// A process of a former agent was found alive.
+    Adopted {
+        /// The group it serves.
+        group: GroupId,
+        /// Its id.
+        process: ProcessId,
+        /// Requests at once; 0 = unlimited.
+        concurrency: u32,
+        /// Whether the former agent had already taken it out of routing.
+        draining: bool,
+    },
+    /// Replace every process of the group, one after the other, without a gap in service.
+    Restart {
+        /// The group.
+        group: GroupId,
+    },
+    /// Somebody is about to need a seat of this group.
+    Demand {
+        /// The group.
+        group: GroupId,
+    },
+    /// The rim looked at the tables.
+    Looked(Observation),
+    /// A process that was starting takes requests now.
+    SpawnReady {
+        /// The process.
+        process: ProcessId,
+        /// Requests at once; 0 = unlimited.
+        concurrency: u32,
+    },
+    /// A process could not start; nothing of it is left.
+    SpawnFailed {
+        /// The process.
+        process: ProcessId,
+    },
+    /// A process ended and was reaped.
+    Exited {
+        /// The process.
+        process: ProcessId,
+    },
+    /// A process asked to get no more requests.
+    LeaveAsked {
+        /// The process.
+        process: ProcessId,
+    },
+    /// End everything; after so many milliseconds by force.
+    Stop {
+        /// Milliseconds until force.
+        deadline_ms: u64,
+    },
+    /// Time passed.
+    Tick,
+}
+
+/// What the rim is to do. Each is carried out at once; what becomes of it comes back as an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Command {
+    /// Start a process; ends in `SpawnReady`, `SpawnFailed` or `Exited`.
+    Spawn {
+        /// The group it will serve.
+        group: GroupId,
+        /// Its id.
+        process: ProcessId,
+    },
+    /// Take a process out of routing; requests it has go on.
+    Drain {
+        /// The process.
+        process: ProcessId,
+    },
+    /// Say `stop` on its control socket: finish what was sent, then exit.
+    AskToStop {
+        /// The process.
+        process: ProcessId,
+    },
+    /// SIGTERM to the process.
+    Terminate {
+        /// The process.
+        process: ProcessId,
+    },
+    /// SIGKILL to its process group.
+    Kill {
+        /// The process.
+        process: ProcessId,
+    },
+    /// Tell the group's waiters that a spawn failed.
+    NoteFailure {
+        /// The group.
+        group: GroupId,
+    },
+    /// The group is gone: no processes, no waiters, no configuration.
+    Forget {
+        /// The group.
+        group: GroupId,
+    },
+    /// After `Stop`: no process is left.
+    Finished,
+}

@@ -1,0 +1,158 @@
+//! One application in the pool's books: limits, queue as last seen, and how its spawns went.
+//! Owns the rule when a failed spawn may be tried again.
+
+use super::event::{GroupLimits, Millis, QueueSeen};
+
+/// A new request after a failed spawn tries again after this pause: long enough for the waiters
+/// that were told of the failure to have left their cells.
+pub(super) const RETRY_FOR_REQUEST_MS: u64 = 100;
+/// First pause before a spawn that no new request asked for is tried again; doubles each time.
+pub(super) const BACK_OFF_MS: u64 = 1_000;
+/// Longest such pause.
+pub(super) const BACK_OFF_MAX_MS: u64 = 60_000;
+/// A live process that ends sooner than this counts as a failed spawn for the back-off.
+pub(super) const EARLY_DEATH_MS: u64 = 5_000;
+
+/// One application.
+#[derive(Debug, Clone)]
+pub(super) struct Group {
+    pub(super) limits: GroupLimits,
+    pub(super) queue: QueueSeen,
+    /// Somebody will wait soon although the tables do not show it yet.
+    pub(super) is_demanded: bool,
+    /// Failures in a row: spawns that failed and processes that died young.
+    failures: u32,
+    failed_at: Option<Millis>,
+    /// How long its last successful spawn took.
+    pub(super) spawn_ms: u64,
+    /// Since when no configuration names it.
+    pub(super) unconfirmed_since: Option<Millis>,
+    /// Counts restarts; processes of an older edition are replaced.
+    pub(super) edition: u64,
+}
+
+impl Group {
+    pub(super) fn new(limits: GroupLimits, now: Millis) -> Self {
+        Self {
+            limits,
+            queue: QueueSeen::default(),
+            is_demanded: false,
+            failures: 0,
+            failed_at: None,
+            spawn_ms: 0,
+            unconfirmed_since: (!limits.confirmed).then_some(now),
+            edition: 0,
+        }
+    }
+
+    pub(super) fn set_limits(&mut self, limits: GroupLimits, now: Millis) {
+        self.limits = limits;
+        self.unconfirmed_since = match (limits.confirmed, self.unconfirmed_since) {
+            (true, _) => None,
+            (false, known) => known.or(Some(now)),
+        };
+    }
+
+    pub(super) fn min_instances(&self) -> u32 {
+        if self.limits.confirmed {
+            self.limits.min_instances
+        } else {
+            0
+        }
+    }
+
+    pub(super) fn has_demand(&self) -> bool {
+        self.is_demanded || self.queue.waiting > 0
+    }
+
+    pub(super) fn failed(&mut self, now: Millis) {
+        self.failures = self.failures.saturating_add(1);
+        self.failed_at = Some(now);
+        self.is_demanded = false;
+    }
+
+    /// The last failure that counts.
+    pub(super) fn failed_at(&self) -> Option<Millis> {
+        self.failed_at
+    }
+
+    /// A process proved that the app works.
+    pub(super) fn recovered(&mut self) {
+        self.failures = 0;
+        self.failed_at = None;
+    }
+
+    /// When a spawn for a request of this group may be tried. While waiters that were told of the
+    /// failure still sit in their cells (a stopped worker) they are not new demand, and neither is
+    /// a queue that live processes are working off.
+    pub(super) fn may_serve_request_at(&self, now: Millis, has_live: bool) -> Option<Millis> {
+        let failed_at = self.failed_at?;
+        let queue_is_old = self.queue.waiting > 0 && self.queue.oldest_ms >= now.since(failed_at);
+        let fresh = self.is_demanded || !queue_is_old;
+        if fresh && !has_live {
+            Some(failed_at.plus(RETRY_FOR_REQUEST_MS))
+        } else {
+            self.may_fill_at()
+        }
+    }
+
+    /// When a spawn that no request asked for (minimum, replacement) may be tried.
+    pub(super) fn may_fill_at(&self) -> Option<Millis> {
+        let failed_at = self.failed_at?;
+        let doublings = self.failures.saturating_sub(1).min(10);
+        let pause = (BACK_OFF_MS << doublings).min(BACK_OFF_MAX_MS);
+        Some(failed_at.plus(pause))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn group() -> Group {
+        let limits = GroupLimits {
+            min_instances: 1,
+            max_instances: 0,
+            confirmed: true,
+        };
+        Group::new(limits, Millis(0))
+    }
+
+    #[test]
+    fn back_off_doubles_and_is_bounded() {
+        let mut group = group();
+        assert_eq!(group.may_fill_at(), None);
+        group.failed(Millis(10));
+        assert_eq!(group.may_fill_at(), Some(Millis(10 + BACK_OFF_MS)));
+        group.failed(Millis(20));
+        assert_eq!(group.may_fill_at(), Some(Millis(20 + 2 * BACK_OFF_MS)));
+        for _ in 0..100 {
+            group.failed(Millis(30));
+        }
+        assert_eq!(group.may_fill_at(), Some(Millis(30 + BACK_OFF_MAX_MS)));
+        group.recovered();
+        assert_eq!(group.may_fill_at(), None);
+    }
+
+    #[test]
+    fn waiters_who_were_told_of_a_failure_are_not_new_demand() {
+        let mut group = group();
+        group.failed(Millis(1_000));
+        group.queue = QueueSeen {
+            waiting: 1,
+            oldest_ms: 500,
+        };
+        assert_eq!(
+            group.may_serve_request_at(Millis(1_200), false),
+            Some(Millis(1_000 + BACK_OFF_MS))
+        );
+        group.queue = QueueSeen {
+            waiting: 1,
+            oldest_ms: 50,
+        };
+        assert_eq!(
+            group.may_serve_request_at(Millis(1_200), false),
+            Some(Millis(1_000 + RETRY_FOR_REQUEST_MS))
+        );
+    }
+}

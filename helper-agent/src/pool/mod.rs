@@ -1,0 +1,261 @@
+//! The pool: which process is started, kept, replaced and ended, and when. A pure state machine:
+//! [`Event`]s and the time go in, [`Command`]s come out; no I/O, clock or randomness of its own, so
+//! that property tests run thousands of simulated hours of it (`tests/pool_properties.rs`).
+//!
+//! ```text
+//!            Spawn                SpawnReady             leave · idle · evicted · old · stop
+//!   (wish) ─────────► Starting ─────────────► Live ─────────────────────► Ending
+//!                        │ SpawnFailed          │ Exited            Draining → Asked → Terminated → Killed
+//!                        ▼                      ▼                                │ Exited
+//!                      gone                   gone                             gone
+//! ```
+//!
+//! * `event.rs` – the vocabulary;
+//! * `process.rs`, `group.rs` – the books;
+//! * `policy.rs` – what follows from the books: the only place with opinions.
+//!
+//! Every process counts against the pool's limit from the wish until it is reaped, ending ones
+//! included: the limit is there for the machine's memory.
+
+mod event;
+mod group;
+mod policy;
+mod process;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+
+pub use event::{
+    Command, Event, GroupId, GroupLimits, LoadSeen, Millis, Observation, PoolLimits, ProcessId,
+    QueueSeen,
+};
+use group::Group;
+use process::{Process, Stage, State};
+
+/// The books and the policy over them. See the module's page.
+#[derive(Debug)]
+pub struct Pool {
+    limits: PoolLimits,
+    groups: BTreeMap<GroupId, Group>,
+    processes: BTreeMap<ProcessId, Process>,
+    next_process: u64,
+    stop: Option<Stopping>,
+}
+
+/// The instance is ending.
+#[derive(Debug, Clone, Copy)]
+struct Stopping {
+    /// Ask processes whose seats are still held from here on.
+    ask_at: Millis,
+    /// Force from here on.
+    kill_at: Millis,
+    has_finished: bool,
+}
+
+impl Pool {
+    /// An empty pool.
+    #[must_use]
+    pub fn new(limits: PoolLimits) -> Self {
+        Self {
+            limits,
+            groups: BTreeMap::new(),
+            processes: BTreeMap::new(),
+            next_process: 1,
+            stop: None,
+        }
+    }
+
+    /// An id for a process that the rim found alive ([`Event::Adopted`]).
+    pub fn new_process_id(&mut self) -> ProcessId {
+        let id = ProcessId(self.next_process);
+        self.next_process += 1;
+        id
+    }
+
+    /// Number of processes that exist or are being started.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.processes.len()
+    }
+
+    /// Whether the books have that group.
+    #[must_use]
+    pub fn has_group(&self, group: GroupId) -> bool {
+        self.groups.contains_key(&group)
+    }
+
+    /// Takes in what happened and says what to do. Events about groups or processes that are not
+    /// in the books are ignored: they crossed with the end of their subject.
+    pub fn handle(&mut self, now: Millis, event: Event) -> Vec<Command> {
+        let mut commands = Vec::new();
+        match event {
+            Event::Configured(limits) => self.limits = limits,
+            Event::GroupAdded { group, limits } => {
+                self.groups
+                    .entry(group)
+                    .or_insert_with(|| Group::new(limits, now));
+            }
+            Event::GroupChanged { group, limits } => {
+                if let Some(group) = self.groups.get_mut(&group) {
+                    group.set_limits(limits, now);
+                }
+            }
+            Event::Adopted {
+                group,
+                process,
+                concurrency,
+                draining,
+            } => {
+                self.adopt(now, group, process, concurrency, draining);
+            }
+            Event::Restart { group } => {
+                if let Some(group) = self.groups.get_mut(&group) {
+                    group.edition += 1;
+                    group.recovered();
+                }
+            }
+            Event::Demand { group } => {
+                if let Some(group) = self.groups.get_mut(&group) {
+                    group.is_demanded = true;
+                }
+            }
+            Event::Looked(observation) => self.observe(now, observation),
+            Event::SpawnReady {
+                process,
+                concurrency,
+            } => {
+                self.ready(now, process, concurrency, &mut commands);
+            }
+            Event::SpawnFailed { process } => self.failed(now, process, &mut commands),
+            Event::Exited { process } => self.exited(now, process, &mut commands),
+            Event::LeaveAsked { process } => self.end(now, process, &mut commands),
+            Event::Stop { deadline_ms } => self.stop(now, deadline_ms),
+            Event::Tick => {}
+        }
+        self.decide(now, &mut commands);
+        commands
+    }
+
+    fn adopt(
+        &mut self,
+        now: Millis,
+        group: GroupId,
+        process: ProcessId,
+        concurrency: u32,
+        draining: bool,
+    ) {
+        let Some(edition) = self.groups.get(&group).map(|g| g.edition) else {
+            return;
+        };
+        self.next_process = self.next_process.max(process.0 + 1);
+        let mut adopted = Process::starting(group, edition, now);
+        adopted.concurrency = concurrency;
+        adopted.state = if draining {
+            State::Ending(Stage::Draining {
+                since: now,
+                is_seen: false,
+            })
+        } else {
+            State::Live
+        };
+        self.processes.insert(process, adopted);
+    }
+
+    fn observe(&mut self, now: Millis, observation: Observation) {
+        for (id, queue) in observation.queues {
+            if let Some(group) = self.groups.get_mut(&id) {
+                group.queue = queue;
+                // The table is the truth; who announced a demand sits in it by now.
+                group.is_demanded = false;
+            }
+        }
+        for (id, load) in observation.loads {
+            if let Some(process) = self.processes.get_mut(&id) {
+                process.observe(load, now);
+            }
+        }
+    }
+
+    fn ready(&mut self, now: Millis, id: ProcessId, concurrency: u32, out: &mut Vec<Command>) {
+        let Some(process) = self.processes.get_mut(&id) else {
+            return;
+        };
+        if !process.is_starting() {
+            return;
+        }
+        let spawn_ms = now.since(process.since);
+        process.state = State::Live;
+        process.since = now;
+        process.last_used = now;
+        process.concurrency = concurrency;
+        let group_id = process.group;
+        if let Some(group) = self.groups.get_mut(&group_id) {
+            group.spawn_ms = spawn_ms;
+            group.is_demanded = false;
+        }
+        self.end_one_replaced(now, group_id, out);
+    }
+
+    fn failed(&mut self, now: Millis, id: ProcessId, out: &mut Vec<Command>) {
+        let Some(process) = self.processes.remove(&id) else {
+            return;
+        };
+        if self.stop.is_some() {
+            return;
+        }
+        if let Some(group) = self.groups.get_mut(&process.group) {
+            group.failed(now);
+            out.push(Command::NoteFailure {
+                group: process.group,
+            });
+        }
+    }
+
+    fn exited(&mut self, now: Millis, id: ProcessId, out: &mut Vec<Command>) {
+        let Some(process) = self.processes.get(&id) else {
+            return;
+        };
+        if process.is_starting() {
+            self.failed(now, id, out);
+            return;
+        }
+        let died_by_itself = process.is_live();
+        let died_young = now.since(process.since) < group::EARLY_DEATH_MS;
+        let group_id = process.group;
+        self.processes.remove(&id);
+        if let (true, Some(group)) = (died_by_itself, self.groups.get_mut(&group_id)) {
+            if died_young {
+                group.failed(now);
+            } else {
+                group.recovered();
+            }
+        }
+    }
+
+    /// Takes a live process out of routing, which is how every end but a crash begins.
+    fn end(&mut self, now: Millis, id: ProcessId, out: &mut Vec<Command>) {
+        let Some(process) = self.processes.get_mut(&id) else {
+            return;
+        };
+        if process.is_live() {
+            process.state = State::Ending(Stage::Draining {
+                since: now,
+                is_seen: false,
+            });
+            out.push(Command::Drain { process: id });
+        }
+    }
+
+    fn stop(&mut self, now: Millis, deadline_ms: u64) {
+        // A second, shorter deadline (the administrator lost patience) replaces the first.
+        let kill_at = now.plus(deadline_ms - deadline_ms.min(1_000).min(deadline_ms / 10));
+        let ask_at = now.plus(deadline_ms / 2);
+        let has_finished = self.stop.is_some_and(|stop| stop.has_finished);
+        self.stop = Some(Stopping {
+            ask_at,
+            kill_at,
+            has_finished,
+        });
+    }
+}

@@ -1,0 +1,393 @@
+//! What follows from the books: the wishes for new processes and their order, who is sacrificed
+//! when the pool is full, who is reaped, and how an ending process is urged on. All of the
+//! pool's opinions and their numbers are here.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+
+use super::event::{Command, GroupId, Millis, ProcessId};
+use super::process::{Process, Stage, State};
+use super::{group, Pool};
+
+/// A waiter younger than this may just be taking the seat it was woken for.
+const QUEUE_IS_SERIOUS_MS: u64 = 20;
+/// After `stop` was said a process has so long before SIGTERM …
+const TERMINATE_AFTER_MS: u64 = 5_000;
+/// … and after SIGTERM so long before SIGKILL.
+const KILL_AFTER_MS: u64 = 55_000;
+/// Shortest residence of a group's only process before it must make room for a starved group.
+const RESIDENCE_MS: u64 = 1_000;
+/// An unconfirmed group is kept at least so long: its users may only be slow to come back.
+const UNCONFIRMED_MS: u64 = 300_000;
+/// How often the tables are worth a look while a process drains.
+const DRAIN_LOOK_MS: u64 = 25;
+
+/// Why a group wants another process; smaller comes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Wish {
+    /// Requests wait and there is no process at all.
+    Starved,
+    /// Requests wait although processes run.
+    Short,
+    /// Every seat is taken.
+    Full,
+    /// Fewer processes than configured.
+    Minimum,
+    /// A process runs code or configuration from before a restart.
+    Replace,
+}
+
+/// A group's processes, counted.
+#[derive(Debug, Clone, Copy, Default)]
+struct Count {
+    starting: u32,
+    live: u32,
+    full: u32,
+    unlimited: u32,
+    old: u32,
+}
+
+impl Pool {
+    /// Brings the world in line with the books. Runs after every event.
+    pub(super) fn decide(&mut self, now: Millis, out: &mut Vec<Command>) {
+        if self.stop.is_some() {
+            self.end_everything(now, out);
+        } else {
+            self.prove(now);
+            self.reap(now, out);
+            self.fill(now, out);
+            self.make_room(now, out);
+            self.forget(now, out);
+        }
+        self.urge(now, out);
+        self.finish(out);
+    }
+
+    /// How long the rim may wait before it should look at the tables again, in milliseconds.
+    #[must_use]
+    pub fn next_look_ms(&self, now: Millis) -> u64 {
+        let counts = self.counts();
+        let drains = self
+            .processes
+            .values()
+            .any(|p| matches!(p.state, State::Ending(Stage::Draining { .. })));
+        let mut wait = if drains { DRAIN_LOOK_MS } else { 1_000 };
+        for (id, group) in self.groups.iter().filter(|(_, group)| group.has_demand()) {
+            let count = counts.get(id).copied().unwrap_or_default();
+            if count.starting == 0 {
+                let retry = group
+                    .may_serve_request_at(now, count.live > 0)
+                    .unwrap_or(now);
+                wait = wait.min(retry.since(now).max(DRAIN_LOOK_MS));
+            }
+        }
+        wait
+    }
+
+    fn counts(&self) -> BTreeMap<GroupId, Count> {
+        let mut counts: BTreeMap<GroupId, Count> = BTreeMap::new();
+        for process in self.processes.values() {
+            let count = counts.entry(process.group).or_default();
+            let edition = self.groups.get(&process.group).map_or(0, |g| g.edition);
+            match process.state {
+                State::Starting => count.starting += 1,
+                State::Live => {
+                    count.live += 1;
+                    count.full += u32::from(process.is_full());
+                    count.unlimited += u32::from(process.concurrency == 0);
+                    count.old += u32::from(process.edition < edition);
+                }
+                State::Ending(_) => {}
+            }
+        }
+        counts
+    }
+
+    fn is_pool_full(&self) -> bool {
+        self.processes.len() >= self.limits.max_processes as usize
+    }
+
+    /// What a group wants most now. One spawn at a time per group: only a ready process tells how
+    /// many requests it takes at once.
+    fn wish(&self, id: GroupId, count: Count, now: Millis) -> Option<Wish> {
+        let group = self.groups.get(&id)?;
+        let max = group.limits.max_instances;
+        if count.starting > 0 {
+            return None;
+        }
+        let may_serve = |has_live| {
+            group
+                .may_serve_request_at(now, has_live)
+                .is_none_or(|t| t <= now)
+        };
+        let may_fill = group.may_fill_at().is_none_or(|t| t <= now);
+        if count.live == 0 && group.has_demand() {
+            return may_serve(false).then_some(Wish::Starved);
+        }
+        if max == 0 || count.live < max {
+            let all_full = count.live > 0 && count.full == count.live;
+            let is_serious = group.queue.oldest_ms >= QUEUE_IS_SERIOUS_MS;
+            let waits = group.queue.waiting > 0 && count.unlimited == 0 && (all_full || is_serious);
+            if waits && may_serve(true) {
+                return Some(Wish::Short);
+            }
+            if all_full && may_fill {
+                return Some(Wish::Full);
+            }
+            if count.live < group.min_instances() && may_fill {
+                return Some(Wish::Minimum);
+            }
+        }
+        (count.old > 0 && may_fill).then_some(Wish::Replace)
+    }
+
+    /// A process that started after the last failure and did not die young proves that its app
+    /// works again.
+    fn prove(&mut self, now: Millis) {
+        for process in self.processes.values().filter(|p| p.is_live()) {
+            let Some(group) = self.groups.get_mut(&process.group) else {
+                continue;
+            };
+            let is_newer = group
+                .failed_at()
+                .is_some_and(|failed| process.since >= failed);
+            if is_newer && now.since(process.since) >= group::EARLY_DEATH_MS {
+                group.recovered();
+            }
+        }
+    }
+
+    /// Starts processes while the pool has room, the longest starved group first. Nobody grows
+    /// while somebody starves.
+    fn fill(&mut self, now: Millis, out: &mut Vec<Command>) {
+        while !self.is_pool_full() {
+            let counts = self.counts();
+            let best = self
+                .groups
+                .iter()
+                .filter_map(|(id, group)| {
+                    let count = counts.get(id).copied().unwrap_or_default();
+                    let wish = self.wish(*id, count, now)?;
+                    Some((wish, Reverse(group.queue.oldest_ms), *id))
+                })
+                .min();
+            let Some((_, _, id)) = best else { return };
+            self.spawn(now, id, out);
+        }
+    }
+
+    fn spawn(&mut self, now: Millis, id: GroupId, out: &mut Vec<Command>) {
+        let process = self.new_process_id();
+        let Some(group) = self.groups.get_mut(&id) else {
+            return;
+        };
+        group.is_demanded = false;
+        self.processes
+            .insert(process, Process::starting(id, group.edition, now));
+        out.push(Command::Spawn { group: id, process });
+    }
+
+    /// When the pool is full: one process ends for every starved group that no ending process
+    /// already makes room for.
+    fn make_room(&mut self, now: Millis, out: &mut Vec<Command>) {
+        if !self.is_pool_full() {
+            return;
+        }
+        let counts = self.counts();
+        let wishes: Vec<(GroupId, Wish)> = self
+            .groups
+            .keys()
+            .filter_map(|id| {
+                let count = counts.get(id).copied().unwrap_or_default();
+                Some((*id, self.wish(*id, count, now)?))
+            })
+            .collect();
+        let ending = self.processes.values().filter(|p| p.is_ending()).count();
+        let starved = wishes
+            .iter()
+            .filter(|(_, wish)| *wish == Wish::Starved)
+            .count();
+        for _ in ending..starved {
+            let Some(victim) = self.victim(now) else {
+                return;
+            };
+            self.end(now, victim, out);
+        }
+        if starved == 0 && ending == 0 {
+            // A replacement needs room too, and takes it from its own group.
+            let replaced = wishes.iter().find(|(_, wish)| *wish == Wish::Replace);
+            if let Some((id, _)) = replaced {
+                self.end_one_replaced(now, *id, out);
+            }
+        }
+    }
+
+    /// Who makes room: an idle process (longest unused first); else one of the group with most
+    /// processes, if it has several; else the one longest in service, after its residence.
+    fn victim(&self, now: Millis) -> Option<ProcessId> {
+        let counts = self.counts();
+        let live = || self.processes.iter().filter(|(_, p)| p.is_live());
+        let idle = live()
+            .filter(|(_, p)| p.is_idle() && !self.has_queue(p.group))
+            .min_by_key(|(id, p)| (p.last_used, **id));
+        if let Some((id, _)) = idle {
+            return Some(*id);
+        }
+        let richest = counts
+            .iter()
+            .filter(|(_, c)| c.live > 1)
+            .max_by_key(|(_, c)| c.live);
+        if let Some((group, _)) = richest {
+            return live()
+                .filter(|(_, p)| p.group == *group)
+                .min_by_key(|(id, p)| (p.load.in_use, p.since, **id))
+                .map(|(id, _)| *id);
+        }
+        live()
+            .filter(|(_, p)| {
+                let spawn_ms = self.groups.get(&p.group).map_or(0, |g| g.spawn_ms);
+                now.since(p.since) >= RESIDENCE_MS.max(2 * spawn_ms)
+            })
+            .min_by_key(|(id, p)| (p.since, **id))
+            .map(|(id, _)| *id)
+    }
+
+    fn has_queue(&self, id: GroupId) -> bool {
+        self.groups.get(&id).is_some_and(|g| g.queue.waiting > 0)
+    }
+
+    /// Ends one process that is older than its group's last restart: the idlest, newest first.
+    pub(super) fn end_one_replaced(&mut self, now: Millis, id: GroupId, out: &mut Vec<Command>) {
+        let edition = self.groups.get(&id).map_or(0, |g| g.edition);
+        let old = self
+            .processes
+            .iter()
+            .filter(|(_, p)| p.group == id && p.is_live() && p.edition < edition)
+            .min_by_key(|(id, p)| (p.busyness(), Reverse(**id)))
+            .map(|(id, _)| *id);
+        if let Some(old) = old {
+            self.end(now, old, out);
+        }
+    }
+
+    /// Ends idle processes: those unused for the pool's idle time beyond the group's minimum, and
+    /// any while the pool is over a limit that was lowered.
+    fn reap(&mut self, now: Millis, out: &mut Vec<Command>) {
+        let mut counts = self.counts();
+        let mut idle: Vec<(Millis, ProcessId)> = self
+            .processes
+            .iter()
+            .filter(|(_, p)| p.is_live() && p.is_idle() && !self.has_queue(p.group))
+            .map(|(id, p)| (p.last_used, *id))
+            .collect();
+        idle.sort_unstable();
+        let staying = self.processes.values().filter(|p| !p.is_ending()).count();
+        let mut surplus = staying.saturating_sub(self.limits.max_processes as usize);
+        for (last_used, id) in idle {
+            let Some(group_id) = self.processes.get(&id).map(|p| p.group) else {
+                continue;
+            };
+            let Some(count) = counts.get_mut(&group_id) else {
+                continue;
+            };
+            let Some(group) = self.groups.get(&group_id) else {
+                continue;
+            };
+            let floor = if group.limits.confirmed {
+                0
+            } else {
+                UNCONFIRMED_MS
+            };
+            let is_stale = self
+                .limits
+                .idle_ms
+                .is_some_and(|idle| now.since(last_used) >= idle.max(floor));
+            let is_spare = count.live > group.min_instances();
+            if surplus > 0 || (is_stale && is_spare) {
+                surplus = surplus.saturating_sub(1);
+                count.live -= 1;
+                self.end(now, id, out);
+            }
+        }
+    }
+
+    fn forget(&mut self, now: Millis, out: &mut Vec<Command>) {
+        let patience = self.limits.idle_ms.unwrap_or(0).max(UNCONFIRMED_MS);
+        let gone: Vec<GroupId> = self
+            .groups
+            .iter()
+            .filter(|(_, g)| !g.has_demand())
+            .filter(|(_, g)| {
+                g.unconfirmed_since
+                    .is_some_and(|t| now.since(t) >= patience)
+            })
+            .filter(|(id, _)| self.processes.values().all(|p| p.group != **id))
+            .map(|(id, _)| *id)
+            .collect();
+        for group in gone {
+            self.groups.remove(&group);
+            out.push(Command::Forget { group });
+        }
+    }
+
+    /// Urges ending processes on: drained → `stop`, then SIGTERM, then SIGKILL.
+    fn urge(&mut self, now: Millis, out: &mut Vec<Command>) {
+        let stop = self.stop;
+        for (id, process) in &mut self.processes {
+            let State::Ending(stage) = process.state else {
+                continue;
+            };
+            let must_die = stop.is_some_and(|stop| now >= stop.kill_at);
+            let must_ask = stop.is_some_and(|stop| now >= stop.ask_at);
+            // Orphans do not hold the question back: `stop` lets the app finish what it was sent.
+            let is_drained = process.load.in_use == 0;
+            let next = match stage {
+                Stage::Killed => continue,
+                _ if must_die => Stage::Killed,
+                Stage::Draining { is_seen, .. } if must_ask || (is_seen && is_drained) => {
+                    Stage::Asked { since: now }
+                }
+                Stage::Asked { since } if now.since(since) >= TERMINATE_AFTER_MS => {
+                    Stage::Terminated { since: now }
+                }
+                Stage::Terminated { since } if now.since(since) >= KILL_AFTER_MS => Stage::Killed,
+                Stage::Draining { .. } | Stage::Asked { .. } | Stage::Terminated { .. } => continue,
+            };
+            process.state = State::Ending(next);
+            let process = *id;
+            out.push(match next {
+                Stage::Asked { .. } | Stage::Draining { .. } => Command::AskToStop { process },
+                Stage::Terminated { .. } => Command::Terminate { process },
+                Stage::Killed => Command::Kill { process },
+            });
+        }
+    }
+
+    fn end_everything(&mut self, now: Millis, out: &mut Vec<Command>) {
+        let live: Vec<ProcessId> = self
+            .processes
+            .iter()
+            .filter(|(_, p)| p.is_live())
+            .map(|(id, _)| *id)
+            .collect();
+        for id in live {
+            self.end(now, id, out);
+        }
+        for (id, process) in &mut self.processes {
+            if process.is_starting() {
+                // Nobody will ever be served by it.
+                process.state = State::Ending(Stage::Killed);
+                out.push(Command::Kill { process: *id });
+            }
+        }
+    }
+
+    fn finish(&mut self, out: &mut Vec<Command>) {
+        if let Some(stop) = &mut self.stop {
+            if self.processes.is_empty() && !stop.has_finished {
+                stop.has_finished = true;
+                out.push(Command::Finished);
+            }
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! One process in the pool's books: its state, what it was last seen doing, and the stages of its
+//! end. Owns no decision about *whether* a process ends; see `policy.rs` for that.
+
+use super::event::{GroupId, LoadSeen, Millis};
+
+/// Where a process is in its life. Dead processes are not in the books.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum State {
+    /// Asked for; not ready yet.
+    Starting,
+    /// Takes requests.
+    Live,
+    /// Gets no new requests; on its way out.
+    Ending(Stage),
+}
+
+/// How firmly an ending process has been asked to go, and since when.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// Out of routing; workers may still hold seats. `is_seen`: its seats were looked at since
+    /// then; what was seen before proves nothing, a worker may have taken a seat in between.
+    Draining { since: Millis, is_seen: bool },
+    /// `stop` was said.
+    Asked { since: Millis },
+    /// SIGTERM was sent.
+    Terminated { since: Millis },
+    /// SIGKILL was sent; only the kernel is awaited.
+    Killed,
+}
+
+/// One process.
+#[derive(Debug, Clone)]
+pub(super) struct Process {
+    pub(super) group: GroupId,
+    pub(super) state: State,
+    /// When it entered `Starting`, later when it became `Live`.
+    pub(super) since: Millis,
+    /// Requests at once; 0 = unlimited.
+    pub(super) concurrency: u32,
+    pub(super) load: LoadSeen,
+    /// Last moment it was seen in use, or became live.
+    pub(super) last_used: Millis,
+    /// Counts the group's restarts; older than the group's means: to be replaced.
+    pub(super) edition: u64,
+}
+
+impl Process {
+    pub(super) fn starting(group: GroupId, edition: u64, now: Millis) -> Self {
+        Self {
+            group,
+            state: State::Starting,
+            since: now,
+            concurrency: 0,
+            load: LoadSeen::default(),
+            last_used: now,
+            edition,
+        }
+    }
+
+    pub(super) fn is_starting(&self) -> bool {
+        self.state == State::Starting
+    }
+
+    pub(super) fn is_live(&self) -> bool {
+        self.state == State::Live
+    }
+
+    pub(super) fn is_ending(&self) -> bool {
+        matches!(self.state, State::Ending(_))
+    }
+
+    /// Requests it executes as far as the tables tell, orphans included.
+    pub(super) fn busyness(&self) -> u32 {
+        self.load.in_use.saturating_add(self.load.orphans)
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.busyness() == 0
+    }
+
+    /// Whether another request would have to wait. An unlimited process is never full.
+    pub(super) fn is_full(&self) -> bool {
+        self.concurrency != 0 && self.busyness() >= self.concurrency
+    }
+
+    pub(super) fn observe(&mut self, seen: LoadSeen, now: Millis) {
+        if seen.in_use > 0 || seen.orphans > 0 || seen.takes != self.load.takes {
+            self.last_used = now;
+        }
+        self.load = seen;
+        if let State::Ending(Stage::Draining { is_seen, .. }) = &mut self.state {
+            *is_seen = true;
+        }
+    }
+}

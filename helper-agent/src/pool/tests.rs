@@ -1,0 +1,430 @@
+//! Single decisions of the pool, told as short stories. Random schedules are in
+//! `tests/pool_properties.rs`.
+
+use super::*;
+
+const GROUP: GroupId = GroupId(1);
+const OTHER: GroupId = GroupId(2);
+
+fn pool(max: u32) -> Pool {
+    Pool::new(PoolLimits {
+        max_processes: max,
+        idle_ms: Some(300_000),
+    })
+}
+
+fn limits(min: u32) -> GroupLimits {
+    GroupLimits {
+        min_instances: min,
+        max_instances: 0,
+        confirmed: true,
+    }
+}
+
+fn add(pool: &mut Pool, now: u64, group: GroupId, min: u32) -> Vec<Command> {
+    pool.handle(
+        Millis(now),
+        Event::GroupAdded {
+            group,
+            limits: limits(min),
+        },
+    )
+}
+
+fn waits(pool: &mut Pool, now: u64, group: GroupId, waiting: u32, oldest_ms: u64) -> Vec<Command> {
+    let queues = vec![(group, QueueSeen { waiting, oldest_ms })];
+    pool.handle(
+        Millis(now),
+        Event::Looked(Observation {
+            queues,
+            loads: vec![],
+        }),
+    )
+}
+
+fn busy(pool: &mut Pool, now: u64, process: ProcessId, in_use: u32, orphans: u32) -> Vec<Command> {
+    let loads = vec![(
+        process,
+        LoadSeen {
+            in_use,
+            orphans,
+            takes: 7,
+        },
+    )];
+    pool.handle(
+        Millis(now),
+        Event::Looked(Observation {
+            queues: vec![],
+            loads,
+        }),
+    )
+}
+
+fn ready(pool: &mut Pool, now: u64, process: ProcessId) -> Vec<Command> {
+    pool.handle(
+        Millis(now),
+        Event::SpawnReady {
+            process,
+            concurrency: 1,
+        },
+    )
+}
+
+fn spawned(commands: &[Command]) -> Vec<ProcessId> {
+    let spawned = |c: &Command| match c {
+        Command::Spawn { process, .. } => Some(*process),
+        _ => None,
+    };
+    commands.iter().filter_map(spawned).collect()
+}
+
+fn one(commands: &[Command]) -> ProcessId {
+    match spawned(commands)[..] {
+        [process] => process,
+        _ => panic!("expected exactly one spawn, got {commands:?}"),
+    }
+}
+
+#[test]
+fn a_group_gets_its_minimum_one_after_the_other() {
+    let mut pool = pool(6);
+    let first = one(&add(&mut pool, 0, GROUP, 2));
+    let second = one(&ready(&mut pool, 10, first));
+    assert_eq!(ready(&mut pool, 20, second), vec![]);
+}
+
+#[test]
+fn without_a_minimum_only_demand_starts_a_process() {
+    let mut pool = pool(6);
+    assert_eq!(add(&mut pool, 0, GROUP, 0), vec![]);
+    one(&pool.handle(Millis(1), Event::Demand { group: GROUP }));
+    assert_eq!(
+        pool.handle(Millis(2), Event::Demand { group: GROUP }),
+        vec![]
+    );
+}
+
+#[test]
+fn a_queue_or_full_processes_start_another_up_to_the_limit() {
+    let mut pool = pool(2);
+    let first = one(&add(&mut pool, 0, GROUP, 1));
+    ready(&mut pool, 10, first);
+    assert_eq!(
+        waits(&mut pool, 11, GROUP, 1, 1),
+        vec![],
+        "the waiter was only just woken"
+    );
+    let second = one(&busy(&mut pool, 20, first, 1, 0));
+    ready(&mut pool, 30, second);
+    assert_eq!(
+        busy(&mut pool, 40, second, 1, 0),
+        vec![],
+        "the pool is full"
+    );
+}
+
+#[test]
+fn a_failed_spawn_is_told_and_the_next_request_tries_again() {
+    let mut pool = pool(6);
+    let first = one(&add(&mut pool, 0, GROUP, 1));
+    waits(&mut pool, 1, GROUP, 1, 1);
+    let told = pool.handle(Millis(50), Event::SpawnFailed { process: first });
+    assert_eq!(told, vec![Command::NoteFailure { group: GROUP }]);
+    assert_eq!(
+        waits(&mut pool, 60, GROUP, 0, 0),
+        vec![],
+        "nobody waits: back off"
+    );
+    assert_eq!(
+        waits(&mut pool, 100, GROUP, 1, 20),
+        vec![],
+        "may still be an old waiter"
+    );
+    one(&waits(&mut pool, 160, GROUP, 1, 80));
+}
+
+#[test]
+fn the_minimum_is_tried_again_with_growing_pauses() {
+    let mut pool = pool(6);
+    let mut process = one(&add(&mut pool, 0, GROUP, 1));
+    let mut now = 0;
+    for pause in [1_000, 2_000, 4_000, 8_000] {
+        pool.handle(Millis(now), Event::SpawnFailed { process });
+        assert_eq!(pool.handle(Millis(now + pause - 1), Event::Tick), vec![]);
+        now += pause;
+        process = one(&pool.handle(Millis(now), Event::Tick));
+    }
+}
+
+#[test]
+fn an_exited_process_is_replaced_at_once_if_it_was_proven() {
+    let mut pool = pool(6);
+    let first = one(&add(&mut pool, 0, GROUP, 1));
+    ready(&mut pool, 10, first);
+    one(&pool.handle(Millis(9_000), Event::Exited { process: first }));
+}
+
+#[test]
+fn a_process_that_dies_young_is_replaced_after_a_pause_unless_somebody_waits() {
+    let mut pool = pool(6);
+    let first = one(&add(&mut pool, 0, GROUP, 1));
+    ready(&mut pool, 10, first);
+    assert_eq!(
+        pool.handle(Millis(20), Event::Exited { process: first }),
+        vec![]
+    );
+    assert_eq!(waits(&mut pool, 100, GROUP, 1, 10), vec![]);
+    one(&waits(&mut pool, 121, GROUP, 1, 31));
+}
+
+#[test]
+fn idle_processes_are_reaped_down_to_the_minimum() {
+    let mut pool = pool(6);
+    let first = one(&add(&mut pool, 0, GROUP, 1));
+    ready(&mut pool, 10, first);
+    let second = one(&busy(&mut pool, 20, first, 1, 0));
+    ready(&mut pool, 30, second);
+    busy(&mut pool, 40, first, 0, 0);
+    assert_eq!(pool.handle(Millis(300_019), Event::Tick), vec![]);
+    let drained = pool.handle(Millis(300_020), Event::Tick);
+    assert_eq!(
+        drained,
+        vec![Command::Drain { process: first }],
+        "unused for longest"
+    );
+    assert_eq!(
+        pool.handle(Millis(900_000), Event::Tick),
+        vec![],
+        "the minimum stays"
+    );
+}
+
+#[test]
+fn a_process_used_between_two_looks_is_not_idle() {
+    let mut pool = pool(6);
+    let first = one(&add(&mut pool, 0, GROUP, 0)
+        .into_iter()
+        .chain(pool.handle(Millis(0), Event::Demand { group: GROUP }))
+        .collect::<Vec<_>>());
+    ready(&mut pool, 10, first);
+    for (now, takes) in [(200_000, 1), (400_000, 2), (600_000, 3)] {
+        let loads = vec![(
+            first,
+            LoadSeen {
+                in_use: 0,
+                orphans: 0,
+                takes,
+            },
+        )];
+        let commands = pool.handle(
+            Millis(now),
+            Event::Looked(Observation {
+                queues: vec![],
+                loads,
+            }),
+        );
+        assert_eq!(commands, vec![], "at {now}");
+    }
+}
+
+#[test]
+fn an_ending_process_is_urged_on_in_steps_and_only_after_its_seats_were_seen_free() {
+    let mut pool = pool(6);
+    let process = one(&add(&mut pool, 0, GROUP, 1));
+    ready(&mut pool, 10, process);
+    let commands = pool.handle(Millis(20), Event::LeaveAsked { process });
+    // It leaves, so the minimum is short by one.
+    assert_eq!(commands[0], Command::Drain { process });
+    one(&commands);
+    assert_eq!(
+        busy(&mut pool, 30, process, 1, 0),
+        vec![],
+        "a worker took a seat in between"
+    );
+    assert_eq!(
+        busy(&mut pool, 40, process, 0, 1),
+        vec![Command::AskToStop { process }]
+    );
+    assert_eq!(pool.handle(Millis(5_039), Event::Tick), vec![]);
+    assert_eq!(
+        pool.handle(Millis(5_040), Event::Tick),
+        vec![Command::Terminate { process }]
+    );
+    assert_eq!(
+        pool.handle(Millis(60_040), Event::Tick),
+        vec![Command::Kill { process }]
+    );
+    assert_eq!(
+        pool.handle(Millis(99_000), Event::Exited { process }),
+        vec![]
+    );
+}
+
+#[test]
+fn a_starved_group_takes_the_place_of_an_idle_process() {
+    let mut pool = pool(1);
+    let first = one(&add(&mut pool, 0, GROUP, 1));
+    ready(&mut pool, 10, first);
+    add(&mut pool, 20, OTHER, 1);
+    let commands = waits(&mut pool, 30, OTHER, 1, 5);
+    assert_eq!(commands, vec![Command::Drain { process: first }]);
+    assert_eq!(
+        busy(&mut pool, 40, first, 0, 0),
+        vec![Command::AskToStop { process: first }]
+    );
+    let commands = pool.handle(Millis(50), Event::Exited { process: first });
+    assert!(
+        matches!(commands[..], [Command::Spawn { group: OTHER, .. }]),
+        "{commands:?}"
+    );
+}
+
+#[test]
+fn a_starved_group_takes_the_place_of_a_busy_process_after_its_residence() {
+    let mut pool = pool(1);
+    let first = one(&add(&mut pool, 0, GROUP, 1));
+    ready(&mut pool, 700, first);
+    add(&mut pool, 710, OTHER, 1);
+    busy(&mut pool, 720, first, 1, 0);
+    assert_eq!(
+        waits(&mut pool, 2_000, OTHER, 1, 5),
+        vec![],
+        "it took 700 ms to start"
+    );
+    let commands = waits(&mut pool, 2_100, OTHER, 1, 105);
+    assert_eq!(commands, vec![Command::Drain { process: first }]);
+}
+
+#[test]
+fn a_restart_replaces_every_process_without_a_gap() {
+    let mut pool = pool(3);
+    let first = one(&add(&mut pool, 0, GROUP, 2));
+    let second = one(&ready(&mut pool, 1, first));
+    ready(&mut pool, 2, second);
+    let third = one(&pool.handle(Millis(10), Event::Restart { group: GROUP }));
+    let commands = ready(&mut pool, 20, third);
+    assert_eq!(
+        commands,
+        vec![Command::Drain { process: second }],
+        "newest old one first"
+    );
+    let fourth = one(&pool.handle(Millis(30), Event::Exited { process: second }));
+    assert_eq!(
+        ready(&mut pool, 40, fourth),
+        vec![Command::Drain { process: first }]
+    );
+    assert_eq!(
+        pool.handle(Millis(50), Event::Exited { process: first }),
+        vec![]
+    );
+    assert_eq!(pool.size(), 2);
+}
+
+#[test]
+fn a_restart_in_a_full_pool_gives_up_a_process_of_its_own() {
+    let mut pool = pool(1);
+    let first = one(&add(&mut pool, 0, GROUP, 1));
+    ready(&mut pool, 1, first);
+    let commands = pool.handle(Millis(10), Event::Restart { group: GROUP });
+    assert_eq!(commands, vec![Command::Drain { process: first }]);
+    one(&pool.handle(Millis(20), Event::Exited { process: first }));
+}
+
+#[test]
+fn stop_asks_then_kills_then_finishes_once() {
+    let mut pool = pool(6);
+    let first = one(&add(&mut pool, 0, GROUP, 2));
+    let starting = one(&ready(&mut pool, 10, first));
+    let commands = pool.handle(
+        Millis(100),
+        Event::Stop {
+            deadline_ms: 10_000,
+        },
+    );
+    assert_eq!(
+        commands,
+        vec![
+            Command::Drain { process: first },
+            Command::Kill { process: starting }
+        ]
+    );
+    assert_eq!(busy(&mut pool, 110, first, 1, 0), vec![]);
+    assert_eq!(
+        pool.handle(Millis(5_100), Event::Tick),
+        vec![Command::AskToStop { process: first }]
+    );
+    assert_eq!(
+        pool.handle(Millis(5_101), Event::SpawnFailed { process: starting }),
+        vec![]
+    );
+    assert_eq!(
+        pool.handle(Millis(9_100), Event::Tick),
+        vec![Command::Kill { process: first }]
+    );
+    let done = pool.handle(Millis(9_200), Event::Exited { process: first });
+    assert_eq!(done, vec![Command::Finished]);
+    assert_eq!(pool.handle(Millis(9_300), Event::Tick), vec![]);
+}
+
+#[test]
+fn an_unconfirmed_group_serves_on_and_is_forgotten_when_nobody_came_back() {
+    let mut pool = pool(6);
+    let first = one(&add(&mut pool, 0, GROUP, 1));
+    ready(&mut pool, 10, first);
+    let limits = GroupLimits {
+        confirmed: false,
+        ..limits(1)
+    };
+    pool.handle(
+        Millis(100),
+        Event::GroupChanged {
+            group: GROUP,
+            limits,
+        },
+    );
+    let drained = pool.handle(Millis(300_010), Event::Tick);
+    assert_eq!(drained, vec![Command::Drain { process: first }]);
+    assert_eq!(
+        pool.handle(Millis(300_020), Event::Exited { process: first }),
+        vec![]
+    );
+    assert_eq!(
+        pool.handle(Millis(300_100), Event::Tick),
+        vec![Command::Forget { group: GROUP }]
+    );
+    assert!(!pool.has_group(GROUP));
+}
+
+#[test]
+fn adopted_processes_count_and_are_not_started_again() {
+    let mut pool = pool(6);
+    let process = ProcessId(40);
+    pool.handle(
+        Millis(0),
+        Event::GroupAdded {
+            group: GROUP,
+            limits: GroupLimits {
+                min_instances: 0,
+                ..limits(0)
+            },
+        },
+    );
+    let adopted = Event::Adopted {
+        group: GROUP,
+        process,
+        concurrency: 1,
+        draining: false,
+    };
+    assert_eq!(pool.handle(Millis(0), adopted), vec![]);
+    assert_eq!(
+        pool.handle(
+            Millis(0),
+            Event::GroupChanged {
+                group: GROUP,
+                limits: limits(1)
+            }
+        ),
+        vec![]
+    );
+    assert!(pool.new_process_id() > process);
+}

@@ -1,0 +1,494 @@
+//! Random schedules against the pool, played against a simulated world of processes, requests and
+//! clocks: whatever happens in which order, the books stay true and nobody starves.
+
+use std::collections::BTreeMap;
+
+use helper_agent::pool::{
+    Command, Event, GroupId, GroupLimits, LoadSeen, Millis, Observation, Pool, PoolLimits,
+    ProcessId, QueueSeen,
+};
+use proptest::prelude::*;
+
+/// What may happen to the world in one step.
+#[derive(Debug, Clone)]
+enum Chance {
+    Arrive {
+        group: u64,
+    },
+    Serve,
+    Abandon {
+        process: usize,
+    },
+    SpawnSucceeds {
+        process: usize,
+        concurrency: u32,
+    },
+    SpawnFails {
+        process: usize,
+    },
+    Crash {
+        process: usize,
+    },
+    Obey {
+        process: usize,
+    },
+    Leave {
+        process: usize,
+    },
+    Restart {
+        group: u64,
+    },
+    Limits {
+        group: u64,
+        min: u32,
+        max: u32,
+        confirmed: bool,
+    },
+    Resize {
+        max: u32,
+    },
+    Pass {
+        ms: u64,
+    },
+}
+
+fn chance() -> impl Strategy<Value = Chance> {
+    let group = 0..4u64;
+    let process = any::<usize>();
+    prop_oneof![
+        6 => group.clone().prop_map(|group| Chance::Arrive { group }),
+        6 => Just(Chance::Serve),
+        1 => process.clone().prop_map(|process| Chance::Abandon { process }),
+        5 => (process.clone(), 0..4u32).prop_map(|(process, concurrency)| Chance::SpawnSucceeds {
+            process,
+            concurrency
+        }),
+        2 => process.clone().prop_map(|process| Chance::SpawnFails { process }),
+        1 => process.clone().prop_map(|process| Chance::Crash { process }),
+        4 => process.clone().prop_map(|process| Chance::Obey { process }),
+        1 => process.prop_map(|process| Chance::Leave { process }),
+        1 => group.clone().prop_map(|group| Chance::Restart { group }),
+        1 => (group, 0..3u32, 0..4u32, any::<bool>())
+            .prop_map(|(group, min, max, confirmed)| Chance::Limits { group, min, max, confirmed }),
+        1 => (1..5u32).prop_map(|max| Chance::Resize { max }),
+        6 => prop_oneof![1..50u64, 500..3_000u64, 60_000..400_000u64]
+            .prop_map(|ms| Chance::Pass { ms }),
+    ]
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Phase {
+    Starting,
+    Live,
+    Draining,
+    /// Asked, terminated (1) or killed (2).
+    Told(u8),
+}
+
+#[derive(Debug)]
+struct Actor {
+    group: GroupId,
+    phase: Phase,
+    concurrency: u32,
+    in_use: u32,
+    orphans: u32,
+    takes: u64,
+}
+
+/// The world outside the pool, as far as the pool can tell.
+struct World {
+    pool: Pool,
+    now: u64,
+    max: u32,
+    actors: BTreeMap<ProcessId, Actor>,
+    /// Arrival times of those who wait, per group.
+    queues: BTreeMap<GroupId, Vec<u64>>,
+    is_stopping: bool,
+    finished: u32,
+}
+
+impl World {
+    fn new() -> Self {
+        let max = 3;
+        let limits = PoolLimits {
+            max_processes: max,
+            idle_ms: Some(60_000),
+        };
+        let mut world = Self {
+            pool: Pool::new(limits),
+            now: 0,
+            max,
+            actors: BTreeMap::new(),
+            queues: BTreeMap::new(),
+            is_stopping: false,
+            finished: 0,
+        };
+        for id in 0..4 {
+            let limits = GroupLimits {
+                min_instances: (id % 3) as u32,
+                max_instances: 0,
+                confirmed: true,
+            };
+            world.queues.insert(GroupId(id), vec![]);
+            world.tell(Event::GroupAdded {
+                group: GroupId(id),
+                limits,
+            });
+        }
+        world
+    }
+
+    fn tell(&mut self, event: Event) {
+        let before = self.actors.len();
+        let is_adoption = matches!(event, Event::Adopted { .. });
+        for command in self.pool.handle(Millis(self.now), event) {
+            self.obey(command);
+        }
+        assert!(
+            self.actors.len() <= (self.max as usize).max(before) || is_adoption,
+            "the pool grew over its limit of {}: {:?}",
+            self.max,
+            self.actors
+        );
+        assert_eq!(
+            self.pool.size(),
+            self.actors.len(),
+            "a process is not accounted for"
+        );
+    }
+
+    fn obey(&mut self, command: Command) {
+        let of = |world: &mut Self, id, phases: &[Phase], next| {
+            let actor = world
+                .actors
+                .get_mut(&id)
+                .expect("a command names a process that exists");
+            assert!(
+                phases.contains(&actor.phase),
+                "{command:?} to a process in {:?}",
+                actor.phase
+            );
+            actor.phase = next;
+        };
+        match command {
+            Command::Spawn { group, process } => {
+                assert!(!self.is_stopping, "nothing starts while the instance ends");
+                let twins = self
+                    .actors
+                    .values()
+                    .filter(|a| a.group == group && a.phase == Phase::Starting);
+                assert_eq!(twins.count(), 0, "one spawn at a time per group");
+                let actor = Actor {
+                    group,
+                    phase: Phase::Starting,
+                    concurrency: 1,
+                    in_use: 0,
+                    orphans: 0,
+                    takes: 0,
+                };
+                assert!(
+                    self.actors.insert(process, actor).is_none(),
+                    "an id is never used twice"
+                );
+            }
+            Command::Drain { process } => of(self, process, &[Phase::Live], Phase::Draining),
+            Command::AskToStop { process } => {
+                let seen = &self.actors[&process];
+                assert!(
+                    seen.in_use == 0 || self.is_stopping,
+                    "`stop` while a worker holds a seat: {seen:?}"
+                );
+                of(self, process, &[Phase::Draining], Phase::Told(0));
+            }
+            Command::Terminate { process } => {
+                of(self, process, &[Phase::Told(0)], Phase::Told(1));
+            }
+            Command::Kill { process } => of(
+                self,
+                process,
+                &[
+                    Phase::Starting,
+                    Phase::Draining,
+                    Phase::Told(0),
+                    Phase::Told(1),
+                ],
+                Phase::Told(2),
+            ),
+            Command::NoteFailure { group } => {
+                if let Some(queue) = self.queues.get_mut(&group) {
+                    queue.clear();
+                }
+            }
+            Command::Forget { group } => {
+                assert!(self.actors.values().all(|a| a.group != group));
+                self.queues.remove(&group);
+            }
+            Command::Finished => {
+                assert!(self.is_stopping && self.actors.is_empty());
+                self.finished += 1;
+            }
+        }
+    }
+
+    fn look(&mut self) {
+        let queues = self.queues.iter().map(|(id, queue)| {
+            let oldest_ms = queue
+                .iter()
+                .map(|since| self.now - since)
+                .max()
+                .unwrap_or(0);
+            (
+                *id,
+                QueueSeen {
+                    waiting: queue.len() as u32,
+                    oldest_ms,
+                },
+            )
+        });
+        let loads = self.actors.iter().map(|(id, a)| {
+            (
+                *id,
+                LoadSeen {
+                    in_use: a.in_use,
+                    orphans: a.orphans,
+                    takes: a.takes,
+                },
+            )
+        });
+        let observation = Observation {
+            queues: queues.collect(),
+            loads: loads.collect(),
+        };
+        self.tell(Event::Looked(observation));
+    }
+
+    fn pick(&self, nth: usize, wanted: impl Fn(&Actor) -> bool) -> Option<ProcessId> {
+        let found: Vec<ProcessId> = self
+            .actors
+            .iter()
+            .filter(|(_, a)| wanted(a))
+            .map(|(id, _)| *id)
+            .collect();
+        (!found.is_empty()).then(|| found[nth % found.len()])
+    }
+
+    fn end(&mut self, id: ProcessId, event: Event) {
+        self.actors.remove(&id);
+        self.tell(event);
+    }
+
+    /// Every free seat of a live process goes to somebody who waits; then all work is done.
+    fn serve(&mut self) {
+        for actor in self.actors.values_mut() {
+            actor.in_use = 0;
+            let Some(queue) = self.queues.get_mut(&actor.group) else {
+                continue;
+            };
+            let free = if actor.concurrency == 0 {
+                64
+            } else {
+                actor.concurrency
+            };
+            if actor.phase == Phase::Live {
+                let n = queue.len().min(free.saturating_sub(actor.orphans) as usize);
+                queue.drain(..n);
+                actor.in_use = n as u32;
+                actor.takes += n as u64;
+            }
+        }
+    }
+
+    fn step(&mut self, chance: &Chance) {
+        match *chance {
+            Chance::Arrive { group } => {
+                if let Some(queue) = self.queues.get_mut(&GroupId(group)) {
+                    queue.push(self.now);
+                    self.tell(Event::Demand {
+                        group: GroupId(group),
+                    });
+                }
+            }
+            Chance::Serve => self.serve(),
+            Chance::Abandon { process } => {
+                if let Some(id) = self.pick(process, |a| a.in_use > 0) {
+                    let actor = self.actors.get_mut(&id).unwrap();
+                    actor.in_use -= 1;
+                    actor.orphans += 1;
+                }
+            }
+            Chance::SpawnSucceeds {
+                process,
+                concurrency,
+            } => {
+                if let Some(id) = self.pick(process, |a| a.phase == Phase::Starting) {
+                    let actor = self.actors.get_mut(&id).unwrap();
+                    actor.phase = Phase::Live;
+                    actor.concurrency = concurrency;
+                    self.tell(Event::SpawnReady {
+                        process: id,
+                        concurrency,
+                    });
+                }
+            }
+            Chance::SpawnFails { process } => {
+                if let Some(id) = self.pick(process, |a| a.phase == Phase::Starting) {
+                    self.end(id, Event::SpawnFailed { process: id });
+                }
+            }
+            Chance::Crash { process } => {
+                if let Some(id) = self.pick(process, |_| true) {
+                    self.end(id, Event::Exited { process: id });
+                }
+            }
+            Chance::Obey { process } => {
+                if let Some(id) = self.pick(process, |a| matches!(a.phase, Phase::Told(_))) {
+                    self.end(id, Event::Exited { process: id });
+                }
+            }
+            Chance::Leave { process } => {
+                if let Some(id) = self.pick(process, |_| true) {
+                    self.tell(Event::LeaveAsked { process: id });
+                }
+            }
+            Chance::Restart { group } => self.tell(Event::Restart {
+                group: GroupId(group),
+            }),
+            Chance::Limits {
+                group,
+                min,
+                max,
+                confirmed,
+            } => {
+                let limits = GroupLimits {
+                    min_instances: min,
+                    max_instances: max,
+                    confirmed,
+                };
+                self.tell(Event::GroupChanged {
+                    group: GroupId(group),
+                    limits,
+                });
+            }
+            Chance::Resize { max } => {
+                self.max = max;
+                let limits = PoolLimits {
+                    max_processes: max,
+                    idle_ms: Some(60_000),
+                };
+                self.tell(Event::Configured(limits));
+            }
+            Chance::Pass { ms } => {
+                self.now += ms;
+                self.look();
+            }
+        }
+    }
+
+    /// The world behaves from here on: spawns succeed, apps finish and obey.
+    fn calm(&mut self, rounds: usize) {
+        for _ in 0..rounds {
+            while let Some(id) = self.pick(0, |a| a.phase == Phase::Starting) {
+                self.step(&Chance::SpawnSucceeds {
+                    process: 0,
+                    concurrency: 1,
+                });
+                assert_ne!(self.actors[&id].phase, Phase::Starting);
+            }
+            self.serve();
+            for actor in self.actors.values_mut() {
+                actor.orphans = 0;
+                if actor.phase != Phase::Live {
+                    actor.in_use = 0;
+                }
+            }
+            self.now += self.pool.next_look_ms(Millis(self.now));
+            self.look();
+            while self
+                .pick(0, |a| matches!(a.phase, Phase::Told(_)))
+                .is_some()
+            {
+                self.step(&Chance::Obey { process: 0 });
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 600, ..ProptestConfig::default() })]
+
+    /// Every `tell` checks: the limit holds, every process is accounted for, commands fit the
+    /// phase of the process they name.
+    #[test]
+    fn the_books_are_true_whatever_happens(story in prop::collection::vec(chance(), 1..200)) {
+        let mut world = World::new();
+        for chance in &story {
+            world.step(chance);
+        }
+    }
+
+    #[test]
+    fn who_waits_is_served_once_the_world_behaves(
+        story in prop::collection::vec(chance(), 1..120),
+        group in 0..4u64,
+    ) {
+        let mut world = World::new();
+        for chance in &story {
+            world.step(chance);
+        }
+        let Some(queue) = world.queues.get_mut(&GroupId(group)) else { return Ok(()) };
+        queue.push(world.now);
+        world.look();
+        // Back-off after the story's failures included: 60 s at one look a second, and as much
+        // again for residences and drains of up to four groups.
+        for _ in 0..300 {
+            world.calm(1);
+            if world.queues.values().all(Vec::is_empty) {
+                return Ok(());
+            }
+        }
+        prop_assert!(false, "still waiting: {:?} {:?}", world.queues, world.actors);
+    }
+
+    #[test]
+    fn stop_ends_everything_by_its_deadline(story in prop::collection::vec(chance(), 1..80)) {
+        let mut world = World::new();
+        for chance in &story {
+            world.step(chance);
+        }
+        world.is_stopping = true;
+        world.tell(Event::Stop { deadline_ms: 30_000 });
+        for _ in 0..30 {
+            world.now += 1_000;
+            world.look();
+        }
+        let unkilled = world.pick(0, |a| a.phase != Phase::Told(2));
+        prop_assert_eq!(unkilled, None, "not killed by the deadline: {:?}", &world.actors);
+        while world.pick(0, |_| true).is_some() {
+            world.step(&Chance::Obey { process: 0 });
+        }
+        world.look();
+        prop_assert_eq!(world.finished, 1);
+    }
+
+    #[test]
+    fn quiet_groups_shrink_to_their_minimum(story in prop::collection::vec(chance(), 1..80)) {
+        let mut world = World::new();
+        for chance in &story {
+            world.step(chance);
+        }
+        for queue in world.queues.values_mut() {
+            queue.clear();
+        }
+        world.calm(400);
+        for (group, min) in [(0u64, 0usize), (1, 1), (2, 2), (3, 0)] {
+            let limits =
+                GroupLimits { min_instances: min as u32, max_instances: 0, confirmed: true };
+            world.tell(Event::GroupChanged { group: GroupId(group), limits });
+        }
+        world.calm(400);
+        for (group, min) in [(0u64, 0usize), (1, 1), (2, 2), (3, 0)] {
+            let n = world.actors.values().filter(|a| a.group == GroupId(group)).count();
+            prop_assert!(n <= min, "group {} has {} processes, minimum {}", group, n, min);
+        }
+    }
+}
