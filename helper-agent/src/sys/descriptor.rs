@@ -109,6 +109,17 @@ pub fn pipe_capacity(fd: BorrowedFd<'_>) -> io::Result<usize> {
     Ok(usize::try_from(bytes).unwrap_or(0))
 }
 
+/// How many bytes can be read from a pipe now.
+///
+/// # Errors
+/// Those of `ioctl`: not a pipe.
+pub fn bytes_readable(fd: BorrowedFd<'_>) -> io::Result<usize> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: FIONREAD stores one int through the pointer, which is to a live local of that type.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::FIONREAD, &raw mut bytes) })?;
+    Ok(usize::try_from(bytes).unwrap_or(0))
+}
+
 /// Asks for a pipe of that many bytes; the kernel rounds up.
 ///
 /// # Errors

@@ -1,0 +1,150 @@
+//! Where agent and watchdog write their log: one descriptor that can be replaced (httpd hands over a new
+//! one at every graceful), one `write` per record so that lines of several processes do not mix.
+//!
+//! | `PassengerLogLevel` | word in the log | in the code |
+//! |---|---|---|
+//! | 0, 1 | `error` | `log::error!`: something the administrator must see to |
+//! | 2 | `warn` | `log::warn!`: a consequence exists, service goes on |
+//! | 3 (default) | `notice` | `log::info!`: life of processes, output of apps |
+//! | 4 | `info` | `log::debug!`: why the pool does what it does |
+//! | 5–7 | `debug` | `log::trace!`: everything |
+
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Mutex;
+
+use log::{Level, LevelFilter, Log, Metadata, Record};
+
+use crate::sys::clock::LocalTime;
+
+/// The one sink of this process. `None` until a descriptor was given: standard error.
+static SINK: Sink = Sink {
+    file: Mutex::new(None),
+};
+
+struct Sink {
+    file: Mutex<Option<File>>,
+}
+
+/// Makes this the sink of the `log` facade, at level `notice`. Until [`replace`] is called it writes to
+/// standard error. A second call does nothing.
+pub fn install() {
+    if log::set_logger(&SINK).is_ok() {
+        log::set_max_level(LevelFilter::Info);
+    }
+}
+
+/// Writes to that descriptor from now on.
+pub fn replace(descriptor: OwnedFd) {
+    if let Ok(mut file) = SINK.file.lock() {
+        *file = Some(File::from(descriptor));
+    }
+}
+
+/// A copy of the descriptor that is written to.
+///
+/// # Errors
+/// Too many open files.
+pub fn descriptor() -> io::Result<OwnedFd> {
+    match SINK.file.lock() {
+        Ok(file) => match file.as_ref() {
+            Some(file) => file.as_fd().try_clone_to_owned(),
+            None => io::stderr().as_fd().try_clone_to_owned(),
+        },
+        Err(_) => io::stderr().as_fd().try_clone_to_owned(),
+    }
+}
+
+/// Sets the level from a value of `PassengerLogLevel`.
+pub fn set_level(passenger_level: u32) {
+    log::set_max_level(match passenger_level {
+        0 | 1 => LevelFilter::Error,
+        2 => LevelFilter::Warn,
+        3 => LevelFilter::Info,
+        4 => LevelFilter::Debug,
+        _ => LevelFilter::Trace,
+    });
+}
+
+/// Writes a line that an app printed, whatever the level is.
+///
+/// # Errors
+/// Those of `write`: no space left.
+pub fn app_output(line: &str) -> io::Result<()> {
+    SINK.write(Level::Info, line)
+}
+
+impl Sink {
+    fn write(&self, level: Level, text: &str) -> io::Result<()> {
+        let bytes = format(level, text);
+        let Ok(file) = self.file.lock() else {
+            return io::stderr().write_all(bytes.as_bytes());
+        };
+        match file.as_ref() {
+            Some(mut file) => file.write_all(bytes.as_bytes()),
+            None => io::stderr().write_all(bytes.as_bytes()),
+        }
+    }
+}
+
+impl Log for Sink {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.level() <= log::max_level()
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if self.enabled(record.metadata()) {
+            // Nobody is left to tell that the log cannot be written.
+            let _ = self.write(record.level(), &record.args().to_string());
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+/// The record as it stands in the file. Every line of a longer text gets the prefix, so that no part of
+/// it can pass for a record of somebody else.
+fn format(level: Level, text: &str) -> String {
+    let now = LocalTime::now();
+    let word = match level {
+        Level::Error => "error",
+        Level::Warn => "warn",
+        Level::Info => "notice",
+        Level::Debug => "info",
+        Level::Trace => "debug",
+    };
+    let mut out = String::with_capacity(text.len() + 64);
+    for line in text.trim_end_matches('\n').split('\n') {
+        // Writing to a String cannot fail.
+        let _ = write!(out, "[{now}] [passenger] {word}: ");
+        for character in line.chars() {
+            if character.is_control() && character != '\t' {
+                let _ = write!(out, "{}", character.escape_default());
+            } else {
+                out.push(character);
+            }
+        }
+        out.push('\n');
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_line_carries_date_and_level_and_no_control_characters() {
+        let text = format(Level::Warn, "one\ntwo\x1b[2J\n");
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines.len(), 2);
+        assert!(lines[0].starts_with('[') && lines[0].ends_with("] [passenger] warn: one"));
+        assert!(
+            lines[1].ends_with("] [passenger] warn: two\\u{1b}[2J"),
+            "{}",
+            lines[1]
+        );
+    }
+}
