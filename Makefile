@@ -1,0 +1,53 @@
+# The commands a newcomer needs: run, test, build, install, bench. Everything longer than a line
+# lives in tests/run/, one script per job, each runnable by hand.
+
+PREFIX ?= /opt/passenger
+DESTDIR ?=
+PORT ?= 8080
+
+# cargo honours CARGO_TARGET_DIR; so does everything here.
+TARGET := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
+STAGE := $(TARGET)/stage
+LOADERS := $(shell cd helper-agent/loaders && find . -type f -not -name '*.pyc' -not -path '*/tests/*' | sed 's|^\./||' | sort)
+
+.DEFAULT_GOAL := help
+.PHONY: help run test build install bench deps stage
+
+help:
+	@echo 'make run      three demo apps on http://127.0.0.1:$(PORT)/ until Ctrl-C (PORT=…)'
+	@echo 'make test     every test: unit, loom, property, end to end against a real httpd'
+	@echo 'make build    the module, the agent and the watchdog, optimised'
+	@echo 'make install  into PREFIX (now $(PREFIX)); DESTDIR is honoured'
+	@echo 'make bench    against Phusion Passenger and a static file, side by side'
+	@echo 'make deps     the Debian packages that are missing (the others do this too)'
+
+run: deps stage
+	@PORT=$(PORT) tests/run/demo $(STAGE)
+
+test: deps stage
+	@tests/run/test $(STAGE)
+
+build:
+	@command -v cargo >/dev/null || { echo 'cargo was not found: install Rust 1.85 or newer (rustup) and try again.' >&2; exit 1; }
+	cargo build --release --locked -p mod_passenger -p passenger-helper-agent
+
+bench: stage
+	@tests/run/deps --bench
+	@tests/run/bench $(STAGE)
+
+deps:
+	@tests/run/deps
+
+stage:
+	@$(MAKE) --no-print-directory install PREFIX=$(STAGE) DESTDIR=
+
+# A new file, renamed over the old one: what runs keeps the file it has mapped.
+root := $(DESTDIR)$(PREFIX)
+put = install -D -m $(1) $(2) '$(root)/$(3).new' && mv -f '$(root)/$(3).new' '$(root)/$(3)'
+
+install: build
+	@$(call put,0755,$(TARGET)/release/passenger-watchdog,libexec/passenger-watchdog)
+	@$(call put,0755,$(TARGET)/release/passenger-helper-agent,libexec/passenger-helper-agent)
+	@$(foreach file,$(LOADERS),$(call put,0644,helper-agent/loaders/$(file),share/passenger/loaders/$(file)) &&) true
+	@$(call put,0644,$(TARGET)/release/libmod_passenger.so,modules/mod_passenger.so)
+	@echo 'installed in $(root)'

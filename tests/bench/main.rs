@@ -1,0 +1,153 @@
+//! `make bench`: the same hello-world apps behind this module and behind Phusion Passenger, and a static
+//! file behind neither, each in an httpd of its own, measured in turns within one run.
+//!
+//! Usage: `passenger-bench OUT.json`. `ROUNDS` (5) and `SECONDS` (4, per measurement) come from the
+//! environment. `docs/performance.md` says how to read the table.
+
+mod report;
+mod wrk;
+
+use harness::{App, Language, Server, Setup, Site, UnderTest};
+use report::{Cell, Report};
+use std::process::ExitCode;
+
+/// The name under which the static file is measured.
+const STATIC: &str = "static";
+
+/// Simultaneous connections.
+const CONNECTIONS: [u32; 2] = [25, 1];
+
+/// The shortest app of a language: twelve bytes of text, as long as the static file.
+fn hello(language: Language) -> App {
+    let source = match language {
+        Language::Ruby => {
+            "HEADERS = { 'content-type' => 'text/plain', 'content-length' => '12' }.freeze\n\
+             run ->(env) { [200, HEADERS.dup, [\"hello world\\n\"]] }\n"
+        }
+        Language::Python => {
+            "def application(environ, start_response):\n\
+             \x20   start_response('200 OK', [('Content-Type', 'text/plain'), ('Content-Length', '12')])\n\
+             \x20   return [b'hello world\\n']\n"
+        }
+        Language::Node => {
+            "require('http').createServer((request, response) => {\n\
+             \x20 response.writeHead(200, { 'Content-Type': 'text/plain', 'Content-Length': 12 });\n\
+             \x20 response.end('hello world\\n');\n\
+             }).listen(3000);\n"
+        }
+    };
+    App::inline(language, source)
+}
+
+/// A server of one contestant: three apps with two processes each, which fill the pool.
+fn server(under_test: UnderTest) -> Server {
+    let mut setup = Setup::default()
+        .under_test(under_test)
+        .with("LogLevel warn");
+    if under_test == UnderTest::Nothing {
+        return setup
+            .site(Site::new(
+                STATIC,
+                App::files().file("public/hello.txt", "hello world\n"),
+            ))
+            .start();
+    }
+    setup = setup
+        .with("PassengerMaxPoolSize 6")
+        .with("PassengerStatThrottleRate 10");
+    for language in Language::ALL {
+        let site = Site::new(language.name(), hello(language)).with("PassengerMinInstances 2");
+        setup = setup.site(site);
+    }
+    setup.start()
+}
+
+/// What is measured in one turn.
+struct Contestant {
+    name: &'static str,
+    server: Server,
+    targets: Vec<(&'static str, &'static str)>,
+}
+
+fn contestants() -> Vec<Contestant> {
+    let apps: Vec<_> = Language::ALL
+        .iter()
+        .map(|language| (language.name(), "/"))
+        .collect();
+    vec![
+        Contestant {
+            name: report::OURS,
+            server: server(UnderTest::Ours),
+            targets: apps.clone(),
+        },
+        Contestant {
+            name: report::THEIRS,
+            server: server(UnderTest::Passenger),
+            targets: apps,
+        },
+        Contestant {
+            name: report::HTTPD,
+            server: server(UnderTest::Nothing),
+            targets: vec![(STATIC, "/hello.txt")],
+        },
+    ]
+}
+
+fn setting(name: &str, default: u32) -> u32 {
+    std::env::var(name)
+        .ok()
+        .and_then(|value| value.parse().ok())
+        .unwrap_or(default)
+}
+
+fn main() -> ExitCode {
+    let Some(out) = std::env::args().nth(1) else {
+        eprintln!("usage: passenger-bench OUT.json");
+        return ExitCode::from(2);
+    };
+    match measure(setting("ROUNDS", 5), setting("SECONDS", 4)).and_then(|report| {
+        println!("{report}");
+        std::fs::write(&out, report.to_json()).map_err(|e| format!("cannot write {out}: {e}"))
+    }) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("{message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn measure(rounds: u32, seconds: u32) -> Result<Report, String> {
+    let contestants = contestants();
+    let mut report = Report::default();
+    for round in 0..=rounds {
+        for connections in CONNECTIONS {
+            for language in 0..Language::ALL.len() {
+                for contestant in &contestants {
+                    let Some((site, path)) = contestant.targets.get(language) else {
+                        continue;
+                    };
+                    // Round 0 warms everything up and does not count.
+                    let seconds = if round == 0 { 1 } else { seconds };
+                    let sample =
+                        wrk::run(contestant.server.port(), site, path, connections, seconds)
+                            .map_err(|e| format!("{} {site}: {e}", contestant.name))?;
+                    if round > 0 {
+                        report.add(&Cell::new(contestant.name, site, connections), sample);
+                    }
+                }
+            }
+        }
+        eprintln!("round {round} of {rounds}");
+    }
+    stop(contestants);
+    Ok(report)
+}
+
+/// Phusion Passenger's processes go a while after httpd; what it needs for that is not our test.
+fn stop(contestants: Vec<Contestant>) {
+    for mut contestant in contestants {
+        contestant.server.stop_within(harness::wait::PATIENCE);
+        contestant.server.abandon();
+    }
+}

@@ -1,0 +1,132 @@
+//! The medians of a run as a table for people and as JSON for comparison.
+
+use crate::wrk::Sample;
+use serde_json::{json, Value};
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// This module.
+pub(crate) const OURS: &str = "mod_passenger";
+/// What it is compared with.
+pub(crate) const THEIRS: &str = "Phusion Passenger";
+/// The ceiling of both.
+pub(crate) const HTTPD: &str = "httpd";
+
+/// What was measured: contestant, site, connections.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Cell {
+    site: String,
+    connections: u32,
+    contestant: &'static str,
+}
+
+impl Cell {
+    /// A place in the table.
+    pub(crate) fn new(contestant: &'static str, site: &str, connections: u32) -> Cell {
+        Cell {
+            site: site.to_owned(),
+            connections,
+            contestant,
+        }
+    }
+}
+
+/// All samples of a run.
+#[derive(Debug, Default)]
+pub(crate) struct Report {
+    samples: BTreeMap<Cell, Vec<Sample>>,
+}
+
+impl Report {
+    /// Adds a sample.
+    pub(crate) fn add(&mut self, cell: &Cell, sample: Sample) {
+        self.samples.entry(cell.clone()).or_default().push(sample);
+    }
+
+    /// Medians, ratios and every sample, as JSON.
+    pub(crate) fn to_json(&self) -> String {
+        let cells: Vec<Value> = self
+            .samples
+            .iter()
+            .map(|(cell, samples)| {
+                let all: Vec<Value> =
+                    samples.iter().map(|s| json!({"rps": s.rate, "p50_us": s.median_us})).collect();
+                let mut value = json!({
+                    "contestant": cell.contestant, "site": cell.site, "connections": cell.connections,
+                    "rps": self.rate(cell), "p50_us": self.latency(cell), "samples": all,
+                });
+                if let Some((rate, latency)) = self.ratios(cell) {
+                    value["rps_ratio"] = json!(rate);
+                    value["p50_ratio"] = json!(latency);
+                }
+                value
+            })
+            .collect();
+        format!("{:#}\n", json!({ "cells": cells }))
+    }
+
+    fn rate(&self, cell: &Cell) -> f64 {
+        median(self.of(cell).map(|sample| sample.rate))
+    }
+
+    fn latency(&self, cell: &Cell) -> f64 {
+        median(self.of(cell).map(|sample| sample.median_us))
+    }
+
+    fn of(&self, cell: &Cell) -> impl Iterator<Item = &Sample> {
+        self.samples.get(cell).into_iter().flatten()
+    }
+
+    /// Our figures divided by theirs.
+    fn ratios(&self, ours: &Cell) -> Option<(f64, f64)> {
+        if ours.contestant != OURS {
+            return None;
+        }
+        let theirs = Cell {
+            contestant: THEIRS,
+            ..ours.clone()
+        };
+        self.samples.get(&theirs)?;
+        Some((
+            self.rate(ours) / self.rate(&theirs),
+            self.latency(ours) / self.latency(&theirs),
+        ))
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "{:<8} {:>5}  {:<18} {:>10} {:>10}  {:>9} {:>9}",
+            "app", "conns", "server", "req/s", "p50 µs", "req/s ×", "p50 ×"
+        )?;
+        for cell in self.samples.keys() {
+            write!(
+                f,
+                "{:<8} {:>5}  {:<18} {:>10.0} {:>10.0}",
+                cell.site,
+                cell.connections,
+                cell.contestant,
+                self.rate(cell),
+                self.latency(cell)
+            )?;
+            match self.ratios(cell) {
+                Some((rate, latency)) => writeln!(f, "  {rate:>9.2} {latency:>9.2}")?,
+                None => writeln!(f)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    match values.len() {
+        0 => f64::NAN,
+        odd if odd % 2 == 1 => values[middle],
+        _ => f64::midpoint(values[middle - 1], values[middle]),
+    }
+}

@@ -1,0 +1,65 @@
+//! Graceful restarts keep apps warm and lose nothing.
+
+use crate::one_process;
+use harness::wait::PATIENCE;
+use harness::{until, Language, Load, Mpm, Setup, Site};
+
+#[test]
+fn graceful_keeps_watchdog_agent_and_app_processes() {
+    for mpm in Mpm::ALL {
+        let mut setup = Setup::default().mpm(mpm);
+        for language in Language::ALL {
+            setup = setup.site(one_process(language));
+        }
+        let server = setup.start();
+        let pid = |language: Language| server.get(language.name(), "/pid").ok();
+        let before = Language::ALL.map(pid);
+        let (watchdog, agent) = (server.instance().watchdog(), server.instance().agent());
+        for _ in 0..3 {
+            server.graceful();
+            assert_eq!(Language::ALL.map(pid), before, "{mpm:?}");
+        }
+        assert_eq!(
+            (server.instance().watchdog(), server.instance().agent()),
+            (watchdog, agent)
+        );
+    }
+}
+
+#[test]
+fn graceful_under_load_fails_no_request() {
+    let server = Setup::of(Site::probe(Language::Python).with("PassengerMinInstances 2")).start();
+    assert_eq!(server.get("python", "/").status, 200);
+    let load = Load::start(server.port(), "python", "/pid", 25);
+    for _ in 0..3 {
+        let before = load.answered();
+        until("the load to be under way", PATIENCE, || {
+            load.answered() > before + 500
+        });
+        server.graceful();
+    }
+    let before = load.answered();
+    until("requests afterwards", PATIENCE, || {
+        load.answered() > before + 500
+    });
+    let tally = load.finish();
+    assert_eq!(
+        tally.failures,
+        Vec::<String>::new(),
+        "with {} answered",
+        tally.ok
+    );
+}
+
+#[test]
+fn a_request_in_the_middle_survives_a_graceful() {
+    let server = Setup::of(one_process(Language::Ruby)).start();
+    let mut client = server.client("ruby");
+    client
+        .send(&harness::Request::get("/hold?long"))
+        .expect("send the request");
+    server.await_file("ruby", "long.begun");
+    server.graceful();
+    server.touch("ruby", "long.go");
+    assert_eq!(client.response().expect("the answer").ok(), "long\n");
+}

@@ -1,0 +1,509 @@
+//! A private httpd: its own `ServerRoot`, port, configuration and logs, and the module under test.
+
+use crate::app::Site;
+use crate::client::{Client, Request, Response};
+use crate::instance::Instance;
+use crate::log::Log;
+use crate::processes::{self, ProcessId};
+use crate::under_test::UnderTest;
+use crate::wait::{until, until_ok, until_some, PATIENCE};
+use nix::sys::signal::Signal;
+use nix::unistd::Uid;
+use std::fs;
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+/// How long an orderly stop may take in a test whose apps are well-behaved.
+const STOP: Duration = Duration::from_secs(40);
+
+/// httpd's multi-processing modules.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mpm {
+    /// Threads, and a listener that keeps idle connections.
+    Event,
+    /// Threads, one per connection.
+    Worker,
+    /// Processes, one per connection.
+    Prefork,
+}
+
+impl Mpm {
+    /// All of them.
+    pub const ALL: [Mpm; 3] = [Mpm::Event, Mpm::Worker, Mpm::Prefork];
+
+    /// Its name in module file names.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Mpm::Event => "event",
+            Mpm::Worker => "worker",
+            Mpm::Prefork => "prefork",
+        }
+    }
+
+    fn sizes(self) -> &'static str {
+        match self {
+            Mpm::Event | Mpm::Worker => {
+                "StartServers 2\nServerLimit 4\nThreadsPerChild 16\nMinSpareThreads 8\n\
+                 MaxSpareThreads 64\nMaxRequestWorkers 64"
+            }
+            Mpm::Prefork => {
+                "StartServers 4\nServerLimit 32\nMinSpareServers 2\nMaxSpareServers 8\n\
+                 MaxRequestWorkers 32"
+            }
+        }
+    }
+}
+
+/// A server before it starts.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    under_test: UnderTest,
+    mpm: Mpm,
+    directives: Vec<String>,
+    sites: Vec<Site>,
+}
+
+impl Default for Setup {
+    fn default() -> Setup {
+        Setup {
+            under_test: UnderTest::Ours,
+            mpm: Mpm::Event,
+            directives: Vec::new(),
+            sites: Vec::new(),
+        }
+    }
+}
+
+impl Setup {
+    /// A server under the event MPM with one site.
+    #[must_use]
+    pub fn of(site: Site) -> Setup {
+        Setup::default().site(site)
+    }
+
+    /// Chooses whose module serves the apps.
+    #[must_use]
+    pub fn under_test(mut self, under_test: UnderTest) -> Setup {
+        self.under_test = under_test;
+        self
+    }
+
+    /// Chooses the MPM.
+    #[must_use]
+    pub fn mpm(mut self, mpm: Mpm) -> Setup {
+        self.mpm = mpm;
+        self
+    }
+
+    /// Adds a line of global configuration.
+    #[must_use]
+    pub fn with(mut self, directive: &str) -> Setup {
+        self.directives.push(directive.to_owned());
+        self
+    }
+
+    /// Adds a virtual host.
+    #[must_use]
+    pub fn site(mut self, site: Site) -> Setup {
+        self.sites.push(site);
+        self
+    }
+
+    /// Starts the server and waits until it answers.
+    ///
+    /// # Panics
+    /// When it does not start; the message has its log.
+    #[must_use]
+    pub fn start(self) -> Server {
+        let root = make_root();
+        for site in &self.sites {
+            site.app.install(&root.join("sites").join(&site.name));
+        }
+        let mut server = Server {
+            root,
+            port: 0,
+            child: None,
+            setup: self,
+            is_abandoned: false,
+        };
+        // Between finding a free port and httpd's bind somebody else may take it.
+        for _ in 0..5 {
+            server.port = free_port();
+            if server.launch() {
+                return server;
+            }
+            assert!(
+                server.log().text().contains("Address already in use"),
+                "httpd did not start:\n{}",
+                server.evidence()
+            );
+        }
+        panic!("five free ports in a row were taken by others");
+    }
+}
+
+/// A running server. Dropping it stops everything that came out of it.
+#[derive(Debug)]
+pub struct Server {
+    root: PathBuf,
+    port: u16,
+    child: Option<Child>,
+    setup: Setup,
+    is_abandoned: bool,
+}
+
+impl Server {
+    /// The port it listens on, at 127.0.0.1.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Its `ServerRoot`.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The root directory of a site's app.
+    #[must_use]
+    pub fn app_root(&self, site: &str) -> PathBuf {
+        self.root.join("sites").join(site)
+    }
+
+    /// httpd's error log.
+    #[must_use]
+    pub fn log(&self) -> Log {
+        Log::at(&self.root.join("error.log"))
+    }
+
+    /// Watchdog, agent and their directory.
+    #[must_use]
+    pub fn instance(&self) -> Instance {
+        Instance::in_registry(&self.registry())
+    }
+
+    /// Where instance directories are made.
+    #[must_use]
+    pub fn registry(&self) -> PathBuf {
+        self.root.join("i")
+    }
+
+    /// The pid of httpd's parent process.
+    #[must_use]
+    pub fn parent(&self) -> ProcessId {
+        let id = self.child.as_ref().expect("the server was started").id();
+        i32::try_from(id).expect("a pid fits")
+    }
+
+    /// httpd's worker processes.
+    #[must_use]
+    pub fn workers(&self) -> Vec<ProcessId> {
+        let is_httpd = |pid: &ProcessId| processes::command_of(*pid).contains("apache2");
+        processes::children_of(self.parent())
+            .into_iter()
+            .filter(is_httpd)
+            .collect()
+    }
+
+    /// The processes of a site's app that exist now.
+    #[must_use]
+    pub fn app_pids(&self, site: &str) -> Vec<ProcessId> {
+        self.instance().app_pids(&self.app_root(site))
+    }
+
+    /// A connection to a site.
+    ///
+    /// # Panics
+    /// When httpd does not listen.
+    #[must_use]
+    pub fn client(&self, site: &str) -> Client {
+        Client::connect(self.port, site)
+            .unwrap_or_else(|e| panic!("cannot connect: {e}\n{}", self.evidence()))
+    }
+
+    /// One request on a connection of its own.
+    ///
+    /// # Panics
+    /// When there is no whole response.
+    #[must_use]
+    pub fn request(&self, site: &str, request: &Request) -> Response {
+        let answer = self.client(site).exchange(request);
+        answer.unwrap_or_else(|e| panic!("no response to {request:?}: {e}"))
+    }
+
+    /// `GET target`.
+    #[must_use]
+    pub fn get(&self, site: &str, target: &str) -> Response {
+        self.request(site, &Request::get(target))
+    }
+
+    /// `POST target`.
+    #[must_use]
+    pub fn post(&self, site: &str, target: &str, body: &[u8]) -> Response {
+        self.request(site, &Request::post(target, body))
+    }
+
+    /// Writes a file below the app's root, as a test's signal to the app.
+    pub fn touch(&self, site: &str, file: &str) {
+        fs::write(self.app_root(site).join(file), "").expect("write a file for the app");
+    }
+
+    /// Waits until an app wrote that file below its root.
+    pub fn await_file(&self, site: &str, file: &str) {
+        let path = self.app_root(site).join(file);
+        until(&format!("{} to appear", path.display()), PATIENCE, || {
+            path.exists()
+        });
+    }
+
+    /// `apachectl graceful`, and waits until the parent took the configuration.
+    pub fn graceful(&self) {
+        const DONE: &str = "resuming normal operations";
+        let before = self.log().count(DONE);
+        processes::signal(self.parent(), Signal::SIGUSR1);
+        self.log().expect_times(DONE, before + 1);
+    }
+
+    /// `apachectl stop`: returns when httpd's parent is gone, at most `patience` later.
+    ///
+    /// # Panics
+    /// When it is still there then.
+    pub fn stop_within(&mut self, patience: Duration) {
+        let Some(mut child) = self.child.take() else {
+            return;
+        };
+        processes::signal(
+            i32::try_from(child.id()).expect("a pid fits"),
+            Signal::SIGTERM,
+        );
+        until_some("httpd to stop", patience, || {
+            child.try_wait().expect("wait for httpd")
+        });
+    }
+
+    /// Everything that came out of this server and is still alive.
+    #[must_use]
+    pub fn survivors(&self) -> Vec<ProcessId> {
+        processes::members_of(&self.root)
+    }
+
+    /// Says that this test left it in a state where an orderly stop is not to be expected: at the end
+    /// everything is killed at once and nothing is checked.
+    pub fn abandon(&mut self) {
+        self.is_abandoned = true;
+    }
+
+    /// What to print when something is not as it should be.
+    #[must_use]
+    pub fn evidence(&self) -> String {
+        let alive: Vec<_> = self
+            .survivors()
+            .iter()
+            .map(|pid| format!("  {pid} {}", processes::command_of(*pid)))
+            .collect();
+        let root = self.root.display();
+        format!(
+            "--- {root}: alive\n{}\n--- error.log\n{}",
+            alive.join("\n"),
+            self.log().tail(60)
+        )
+    }
+
+    /// Starts httpd; false when it ended before it answered.
+    fn launch(&mut self) -> bool {
+        fs::write(self.root.join("httpd.conf"), self.configuration()).expect("write httpd.conf");
+        let output = fs::File::create(self.root.join("console.log")).expect("create console.log");
+        let child = Command::new("/usr/sbin/apache2")
+            .args(["-D", "FOREGROUND", "-f", "httpd.conf", "-d"])
+            .arg(&self.root)
+            .env_clear()
+            .env(
+                "PATH",
+                "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            )
+            .env("LANG", "C.UTF-8")
+            .stdin(Stdio::null())
+            .stdout(output.try_clone().expect("duplicate a descriptor"))
+            .stderr(output)
+            // A window's resize or Ctrl-C must not reach httpd through the terminal's group.
+            .process_group(0)
+            .spawn()
+            .expect("start /usr/sbin/apache2 (Debian package apache2-bin)");
+        self.child = Some(child);
+        self.await_start()
+    }
+
+    fn await_start(&mut self) -> bool {
+        let mut child = self.child.take().expect("httpd was just started");
+        let log = self.log();
+        let is_up = until_ok("httpd to start", PATIENCE, || {
+            if child.try_wait().expect("wait for httpd").is_some() {
+                return Ok(false);
+            }
+            if log.text().contains("resuming normal operations") {
+                return Ok(true);
+            }
+            Err(log.tail(5))
+        });
+        if is_up {
+            self.child = Some(child);
+        } else {
+            // Without a log the reason is on the console.
+            let console = fs::read_to_string(self.root.join("console.log")).unwrap_or_default();
+            let text = log.text() + &console;
+            fs::write(self.root.join("error.log"), text).expect("write error.log");
+        }
+        is_up
+    }
+
+    fn configuration(&self) -> String {
+        let root = self.root.display();
+        let mut lines = vec![
+            format!("ServerRoot \"{root}\""),
+            format!("Listen 127.0.0.1:{}", self.port),
+            "ServerName localhost".to_owned(),
+            "DefaultRuntimeDir run\nPidFile run/httpd.pid\nErrorLog error.log\nLogLevel info"
+                .to_owned(),
+            "KeepAlive On\nMaxKeepAliveRequests 0\nKeepAliveTimeout 60\nTimeout 60".to_owned(),
+            "GracefulShutdownTimeout 20".to_owned(),
+        ];
+        let mpm = format!("mpm_{}", self.setup.mpm.name());
+        for module in [
+            &mpm,
+            "authz_core",
+            "dir",
+            "mime",
+            "alias",
+            "env",
+            "setenvif",
+            "rewrite",
+            "autoindex",
+        ] {
+            lines.push(format!(
+                "LoadModule {module}_module /usr/lib/apache2/modules/mod_{module}.so"
+            ));
+        }
+        lines.push(self.setup.mpm.sizes().to_owned());
+        lines.push("TypesConfig /dev/null\nAddType text/html .html".to_owned());
+        if Uid::effective().is_root() {
+            lines.push("User www-data\nGroup www-data".to_owned());
+        }
+        lines.extend(self.setup.under_test.configuration(&self.registry()));
+        lines.extend(self.setup.directives.iter().cloned());
+        lines.push(
+            "<Directory />\n    Require all granted\n    AllowOverride All\n</Directory>"
+                .to_owned(),
+        );
+        lines.extend(self.setup.sites.iter().map(|site| self.virtual_host(site)));
+        lines.join("\n") + "\n"
+    }
+
+    fn virtual_host(&self, site: &Site) -> String {
+        let public = self.app_root(&site.name).join("public");
+        format!(
+            "<VirtualHost *:{}>\n    ServerName {}\n    DocumentRoot \"{}\"\n    {}\n</VirtualHost>",
+            self.port,
+            site.name,
+            public.display(),
+            site.directives.join("\n    ")
+        )
+    }
+
+    /// Kills whatever is left, until nothing is.
+    fn kill_all(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        until(
+            &format!("everything below {} to die", self.root.display()),
+            PATIENCE,
+            || {
+                let left = self.survivors();
+                left.iter()
+                    .for_each(|pid| processes::signal(*pid, Signal::SIGKILL));
+                left.is_empty()
+            },
+        );
+    }
+
+    /// Stops in the orderly way; complains about what an orderly stop must not leave.
+    fn stop_and_check(&mut self) -> Vec<String> {
+        let mut complaints = Vec::new();
+        self.stop_within(STOP);
+        for pid in self.survivors() {
+            complaints.push(format!(
+                "process {pid} outlived httpd: {}",
+                processes::command_of(pid)
+            ));
+        }
+        for directory in Instance::directories(&self.registry()) {
+            complaints.push(format!("{} was not removed", directory.display()));
+        }
+        complaints.extend(self.log().scandals());
+        complaints
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let has_failed = std::thread::panicking();
+        let complaints = if has_failed || self.is_abandoned {
+            Vec::new()
+        } else {
+            self.stop_and_check()
+        };
+        let evidence = if has_failed || !complaints.is_empty() {
+            self.evidence()
+        } else {
+            String::new()
+        };
+        self.kill_all();
+        if has_failed || !complaints.is_empty() {
+            eprintln!("{evidence}\n(kept for inspection: {})", self.root.display());
+        } else {
+            // A file that cannot be removed is no reason to fail a test that passed.
+            let _ = fs::remove_dir_all(&self.root);
+        }
+        if !has_failed {
+            assert!(
+                complaints.is_empty(),
+                "after an orderly stop:\n{}",
+                complaints.join("\n")
+            );
+        }
+    }
+}
+
+/// A fresh directory with a short path: `sun_path` has 108 bytes.
+fn make_root() -> PathBuf {
+    static COUNTER: AtomicU32 = AtomicU32::new(0);
+    let base = std::env::temp_dir()
+        .canonicalize()
+        .expect("the temporary directory exists");
+    let number = COUNTER.fetch_add(1, Ordering::Relaxed);
+    let root = base.join(format!("psgr-{}-{number}", std::process::id()));
+    // A directory of an earlier process with our pid: it was kept after a failure.
+    let _ = fs::remove_dir_all(&root);
+    for directory in ["run", "sites", "i"] {
+        fs::create_dir_all(root.join(directory)).expect("create the server's directory");
+    }
+    fs::set_permissions(&root, fs::Permissions::from_mode(0o755))
+        .expect("open the server's directory");
+    root
+}
+
+fn free_port() -> u16 {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("find a free port");
+    listener
+        .local_addr()
+        .expect("a bound socket has an address")
+        .port()
+}

@@ -1,0 +1,180 @@
+//! What `/proc` says about the processes of a test: who belongs to a directory, who listens where,
+//! who is whose child.
+
+use nix::sys::signal::{kill, Signal};
+use nix::unistd::Pid;
+use std::collections::HashSet;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+/// A process id as `/proc` spells it.
+pub type ProcessId = i32;
+
+/// Whether that process exists and is not a zombie.
+#[must_use]
+pub fn is_alive(pid: ProcessId) -> bool {
+    stat_field(pid, 3).is_some_and(|state| state != "Z" && state != "X")
+}
+
+/// The parent of a process, while it exists.
+#[must_use]
+pub fn parent_of(pid: ProcessId) -> Option<ProcessId> {
+    stat_field(pid, 4)?.parse().ok()
+}
+
+/// The real uid a process runs as, while it exists.
+#[must_use]
+pub fn uid_of(pid: ProcessId) -> Option<u32> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find(|line| line.starts_with("Uid:"))?;
+    line.split_whitespace().nth(1)?.parse().ok()
+}
+
+/// Whether a process could get any uid, effective capability or group of root.
+#[must_use]
+pub fn has_root_anywhere(pid: ProcessId) -> bool {
+    let Ok(status) = fs::read_to_string(format!("/proc/{pid}/status")) else {
+        return false;
+    };
+    status.lines().any(|line| {
+        let mut words = line.split_whitespace();
+        match words.next() {
+            Some("Uid:" | "Gid:" | "Groups:") => words.any(|id| id == "0"),
+            Some("CapEff:" | "CapPrm:") => words.any(|set| set.bytes().any(|b| b != b'0')),
+            _ => false,
+        }
+    })
+}
+
+/// The working directory of a process, while it exists.
+#[must_use]
+pub fn directory_of(pid: ProcessId) -> Option<PathBuf> {
+    fs::read_link(format!("/proc/{pid}/cwd")).ok()
+}
+
+/// The command line of a process, for messages.
+#[must_use]
+pub fn command_of(pid: ProcessId) -> String {
+    let bytes = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    String::from_utf8_lossy(&bytes)
+        .replace('\0', " ")
+        .trim()
+        .to_owned()
+}
+
+/// Sends a signal; a process that is gone already is no error.
+pub fn signal(pid: ProcessId, signal: Signal) {
+    // The answer does not matter: whoever asks looks at the effect, with a deadline.
+    let _ = kill(Pid::from_raw(pid), signal);
+}
+
+/// Every process id there is now.
+#[must_use]
+pub fn all() -> Vec<ProcessId> {
+    let Ok(entries) = fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    let mut pids: Vec<_> = entries
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .collect();
+    pids.sort_unstable();
+    pids
+}
+
+/// The live children of a process.
+#[must_use]
+pub fn children_of(parent: ProcessId) -> Vec<ProcessId> {
+    all()
+        .into_iter()
+        .filter(|pid| parent_of(*pid) == Some(parent) && is_alive(*pid))
+        .collect()
+}
+
+/// Every live process that names `directory` in its command line, environment, working directory or
+/// open files: whatever came out of an instance that lives there. This process is not counted.
+#[must_use]
+pub fn members_of(directory: &Path) -> Vec<ProcessId> {
+    let me = i32::try_from(std::process::id()).unwrap_or(0);
+    all()
+        .into_iter()
+        .filter(|pid| *pid != me && is_alive(*pid) && names(*pid, directory))
+        .collect()
+}
+
+/// The inodes of listening Unix sockets bound to a path under `directory`.
+#[must_use]
+pub fn sockets_under(directory: &Path) -> HashSet<String> {
+    let table = fs::read_to_string("/proc/net/unix").unwrap_or_default();
+    table
+        .lines()
+        .filter_map(|line| {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let (inode, path) = (words.get(6)?, words.get(7)?);
+            Path::new(path)
+                .starts_with(directory)
+                .then(|| format!("socket:[{inode}]"))
+        })
+        .collect()
+}
+
+/// The server's end of a TCP connection on the loopback, as `/proc` links name it.
+#[must_use]
+pub fn peer_socket(server_port: u16, client_port: u16) -> Option<String> {
+    let table = fs::read_to_string("/proc/net/tcp").ok()?;
+    let (local, remote) = (format!(":{server_port:04X}"), format!(":{client_port:04X}"));
+    table.lines().find_map(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let is_it = words.get(1)?.ends_with(&local) && words.get(2)?.ends_with(&remote);
+        let inode = words.get(9)?;
+        (is_it && *inode != "0").then(|| format!("socket:[{inode}]"))
+    })
+}
+
+/// Whether a process has one of these files open (as `/proc` links name them).
+#[must_use]
+pub fn holds_any(pid: ProcessId, links: &HashSet<String>) -> bool {
+    open_files(pid)
+        .iter()
+        .any(|link| link.to_str().is_some_and(|link| links.contains(link)))
+}
+
+/// What a process's descriptors point to, as `/proc` names it.
+#[must_use]
+pub fn open_files(pid: ProcessId) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fd")) else {
+        return Vec::new();
+    };
+    entries
+        .filter_map(|entry| fs::read_link(entry.ok()?.path()).ok())
+        .collect()
+}
+
+fn names(pid: ProcessId, directory: &Path) -> bool {
+    let needle = directory.as_os_str().as_bytes();
+    let file_names = |file: &str| {
+        fs::read(format!("/proc/{pid}/{file}")).is_ok_and(|bytes| contains(&bytes, needle))
+    };
+    file_names("cmdline")
+        || file_names("environ")
+        || directory_of(pid).is_some_and(|cwd| cwd.starts_with(directory))
+        || open_files(pid)
+            .iter()
+            .any(|path| path.starts_with(directory))
+}
+
+fn contains(haystack: &[u8], needle: &[u8]) -> bool {
+    haystack
+        .windows(needle.len())
+        .any(|window| window == needle)
+}
+
+/// A field of `/proc/<pid>/stat`, numbered as in proc(5); only those after the command's name.
+fn stat_field(pid: ProcessId, number: usize) -> Option<String> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, after_name) = stat.rsplit_once(')')?;
+    after_name
+        .split_whitespace()
+        .nth(number - 3)
+        .map(str::to_owned)
+}

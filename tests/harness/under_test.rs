@@ -1,0 +1,48 @@
+//! Which module serves the apps: ours, Phusion Passenger's from its Debian package, or none.
+
+use crate::stage;
+use std::path::Path;
+
+/// A contestant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UnderTest {
+    /// The staged build of this checkout.
+    Ours,
+    /// Debian's `libapache2-mod-passenger`.
+    Passenger,
+    /// httpd alone.
+    Nothing,
+}
+
+impl UnderTest {
+    /// The lines that load and point out the module; it keeps its run-time files in `registry`.
+    #[must_use]
+    pub(crate) fn configuration(self, registry: &Path) -> Vec<String> {
+        let common = |module: &str, root: &str| {
+            vec![
+                format!("LoadModule passenger_module \"{module}\""),
+                format!("PassengerRoot \"{root}\""),
+                format!("PassengerInstanceRegistryDir \"{}\"", registry.display()),
+                "PassengerRuby /usr/bin/ruby\nPassengerPython /usr/bin/python3".to_owned(),
+                "PassengerNodejs /usr/bin/node\nPassengerStatThrottleRate 0".to_owned(),
+            ]
+        };
+        match self {
+            UnderTest::Ours => {
+                let prefix = stage::prefix();
+                let module = prefix.join("modules/mod_passenger.so");
+                common(&module.to_string_lossy(), &prefix.to_string_lossy())
+            }
+            UnderTest::Passenger => {
+                let mut lines = common(
+                    "/usr/lib/apache2/modules/mod_passenger.so",
+                    "/usr/lib/ruby/vendor_ruby/phusion_passenger/locations.ini",
+                );
+                lines.push("PassengerDisableSecurityUpdateCheck on".to_owned());
+                lines.push("PassengerDisableAnonymousTelemetry on".to_owned());
+                lines
+            }
+            UnderTest::Nothing => Vec::new(),
+        }
+    }
+}
