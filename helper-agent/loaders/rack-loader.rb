@@ -168,7 +168,7 @@ module PassengerLoader
     # Bodies up to here are in memory before the application is called.
     BODY_IN_MEMORY = 1 << 20
     # What the application left unread of a body is skipped up to here; above, the connection is closed.
-    BODY_SKIPPED = 1 << 20
+    BODY_SKIPPED = 16 << 20
     # Up to here, copying into one string is cheaper than handing the kernel several.
     ONE_WRITE = 65_536
     PEER_GONE = [Errno::EPIPE, Errno::ECONNRESET, Errno::ENOTCONN].freeze

@@ -1,0 +1,235 @@
+'use strict';
+
+// Runs one Node application so that its HTTP server answers Apache's workers.
+//
+// Started by the helper agent with the control socket on descriptor 3 and a listening Unix socket on
+// descriptor 4; docs/protocols.md, section 4, is the contract. The application is an ordinary script: the
+// first `listen` of an HTTP server, whatever its arguments, takes descriptor 4. Node 16 and later.
+//
+// Node cannot ask a Unix socket who its peer is. That only Apache connects is ensured by the socket's owner and
+// mode (0600) alone, not by a second check here as in the other loaders.
+
+const EventEmitter = require('events');
+const fs = require('fs');
+const http = require('http');
+const Module = require('module');
+const net = require('net');
+
+const CONTROL = 3;
+const LISTENER = 4;
+
+// --- the control socket ---
+
+// Synchronous, so that a line is out even if the process ends in the next moment.
+function say(line) {
+  try {
+    fs.writeSync(CONTROL, `${line}\n`);
+  } catch {
+    // An agent that is gone is noticed by reading.
+  }
+}
+
+function sayError(step, text) {
+  const short = text.length > 1500 ? `${text.slice(0, 1500)}…` : text;
+  say(`error ${step} ${short.replace(/\\/g, '\\\\').replace(/\n/g, '\\n').replace(/\r/g, '\\r')}`);
+}
+
+function listenToAgent(onLine) {
+  const control = new net.Socket({ fd: CONTROL });
+  let input = '';
+  control.setEncoding('utf8');
+  control.on('data', (data) => {
+    const lines = (input + data).split('\n');
+    input = lines.pop();
+    lines.forEach(onLine);
+  });
+  control.on('error', () => {});
+  control.on('close', () => onLine('stop'));
+  // An application that has nothing left to do may end; it is then reported.
+  control.unref();
+}
+
+// Calls back when everything that had arrived before has been read and handed to the application: a turn of the event
+// loop polls all sockets between two immediates.
+function afterPendingInput(callback) {
+  setImmediate(() => setImmediate(callback));
+}
+
+// --- what applications may call ---
+
+class PhusionPassenger extends EventEmitter {
+  constructor() {
+    super();
+    this.autoInstall = true;
+  }
+
+  // `autoInstall: false`: only `listen('passenger')` is ours, every other `listen` is the application's.
+  configure(options) {
+    if (options.autoInstall !== undefined) {
+      this.autoInstall = Boolean(options.autoInstall);
+    }
+  }
+}
+
+// --- the application's server ---
+
+class Application {
+  constructor(settings, api) {
+    this.settings = settings;
+    this.api = api;
+    this.server = null;
+    this.executing = 0;
+    this.isReady = false;
+    this.isStopping = false;
+    this.lastError = null;
+  }
+
+  // Replaces `listen` of all HTTP servers.
+  install() {
+    const application = this;
+    const listen = http.Server.prototype.listen;
+    http.Server.prototype.listen = function listenForPassenger(...args) {
+      if (!application.wants(args)) {
+        return listen.apply(this, args);
+      }
+      if (application.server) {
+        throw new Error('this application already listens; for a second server call '
+          + "PhusionPassenger.configure({ autoInstall: false }) first and use listen('passenger') for the one "
+          + 'that Apache shall reach');
+      }
+      application.adopt(this);
+      const callback = args.reverse().find((argument) => typeof argument === 'function');
+      return listen.call(this, { fd: LISTENER }, callback);
+    };
+  }
+
+  wants([where]) {
+    const path = where !== null && typeof where === 'object' ? where.path : where;
+    return this.api.autoInstall || path === 'passenger' || path === '/passenger';
+  }
+
+  adopt(server) {
+    this.server = server;
+    say('step listen');
+    // Workers close idle connections; we never do.
+    server.keepAliveTimeout = 0;
+    server.headersTimeout = 0;
+    server.requestTimeout = 0;
+    // Scripts print it, and express' template dies of null. A string is what a Unix socket has.
+    server.address = () => 'passenger';
+    server.prependListener('connection', nameThePeer);
+    server.prependListener('request', (_request, response) => this.follow(response));
+    server.once('listening', () => {
+      this.isReady = true;
+      say('ready concurrency=0 protocol=http');
+    });
+  }
+
+  follow(response) {
+    this.executing += 1;
+    if (this.isStopping) {
+      response.shouldKeepAlive = false;
+    }
+    response.once('close', () => {
+      this.executing -= 1;
+    });
+  }
+
+  obey(line) {
+    if (line === 'stop') {
+      this.stop();
+    } else if (line.startsWith('busy? ')) {
+      // Requests have no numbers in HTTP: one 0 for each that is in execution.
+      afterPendingInput(() => say(`busy ${line.slice(6)}${' 0'.repeat(this.executing)}`));
+    }
+  }
+
+  stop() {
+    if (this.isStopping) {
+      return;
+    }
+    if (!this.isReady) {
+      process.exit(0);
+    }
+    this.isStopping = true;
+    afterPendingInput(() => {
+      this.server.close(() => this.leave());
+      const sweep = () => this.server.closeIdleConnections?.();
+      sweep();
+      setInterval(sweep, 50).unref();
+    });
+  }
+
+  // All connections are closed. Who listens for the end of the process ends it.
+  leave() {
+    if (!this.api.emit('exit') && !process.emit('message', 'shutdown')) {
+      process.exit(0);
+    }
+  }
+
+  // The end of the process before it was ready is a failed start, whatever the exit status.
+  reportEnd(status) {
+    if (this.isReady || this.isStopping) {
+      return;
+    }
+    const file = this.settings.startupFile;
+    if (this.lastError) {
+      sayError('load', `${file} failed while it was loaded: ${this.lastError}`);
+    } else if (status) {
+      sayError('load', `${file} called process.exit(${status}) before it listened`);
+    } else {
+      sayError('listen', `${file} ended without calling listen() on an http.Server`);
+    }
+    process.exitCode = 1;
+  }
+}
+
+// Unix sockets have no address, but applications and middleware expect one; the client's is in X-Forwarded-For.
+function nameThePeer(socket) {
+  Object.defineProperties(socket, {
+    remoteAddress: { value: '127.0.0.1', configurable: true },
+    remotePort: { value: 0, configurable: true },
+    remoteFamily: { value: 'IPv4', configurable: true },
+  });
+}
+
+// Reads what the agent wants and removes it: the application's children have no use for it.
+function takeSettings(environment) {
+  const take = (name) => {
+    const value = environment[name];
+    delete environment[name];
+    return value;
+  };
+  take('PASSENGER_PEER_UID');
+  take('PASSENGER_THREADS');
+  take('PASSENGER_APP_GROUP_NAME');
+  return {
+    appRoot: take('PASSENGER_APP_ROOT') || process.cwd(),
+    startupFile: take('PASSENGER_STARTUP_FILE') || `${process.cwd()}/app.js`,
+  };
+}
+
+function main() {
+  const settings = takeSettings(process.env);
+  const api = new PhusionPassenger();
+  const application = new Application(settings, api);
+  global.PhusionPassenger = api;
+  process.title = `Passenger NodeApp: ${settings.appRoot}`;
+
+  say('step load');
+  listenToAgent((line) => application.obey(line));
+  process.on('SIGTERM', () => application.stop());
+  process.on('SIGUSR1', () => say('leave'));
+  // Watches only: what an uncaught exception does is left to Node and the application.
+  process.on('uncaughtExceptionMonitor', (error) => {
+    application.lastError = error;
+  });
+  process.on('exit', (status) => application.reportEnd(status));
+  application.install();
+
+  // As if Node had been started with it: `require.main`, `process.argv`, and ES modules as package.json says.
+  process.argv[1] = settings.startupFile;
+  Module.runMain();
+}
+
+main();
