@@ -15,6 +15,16 @@ pub enum UnderTest {
 }
 
 impl UnderTest {
+    /// The one that the environment names: `PASSENGER_UNDER_TEST=theirs` runs the tests against Phusion
+    /// Passenger, to see that they ask for what users are used to. Otherwise ours.
+    #[must_use]
+    pub fn chosen() -> UnderTest {
+        match std::env::var("PASSENGER_UNDER_TEST").as_deref() {
+            Ok("theirs") => UnderTest::Passenger,
+            _ => UnderTest::Ours,
+        }
+    }
+
     /// The lines that load and point out the module; it keeps its run-time files in `registry`.
     #[must_use]
     pub(crate) fn configuration(self, registry: &Path) -> Vec<String> {
