@@ -1,0 +1,303 @@
+//! Steps 5 to 7 of a request's life: one attempt to have one app process answer it.
+//!
+//! ```text
+//! attempt ─► send (head, body) ─► wait for the response head ─► respond (head, body to httpd)
+//!               send.rs               this file                    respond.rs, output.rs
+//! ```
+//! The seat comes back by [`Seat::release`] only when the response's end was read, the app closed, or the
+//! process died; in every other case it becomes an orphan, which is also what dropping it does.
+
+mod output;
+mod respond;
+mod send;
+
+use crate::environment;
+use crate::error::RequestError;
+use crate::ffi::request::Request;
+use crate::request_body::RequestBody;
+use crate::upstream::connection::Connection;
+use crate::upstream::frame::{self, RequestFrame, ResponseHeader};
+use crate::upstream::head::{HeadError, ResponseHead};
+use crate::upstream::http1;
+use crate::upstream::retry::{classify, Failure};
+use crate::upstream::body::BodyDecoder;
+use crate::worker::Worker;
+use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
+use passenger_shm::{Hint, ProcessRef, ProcessState, Protocol, Seat};
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::path::Path;
+
+/// What all attempts of one request share.
+pub(crate) struct Outbound<'a> {
+    /// The body, wherever it is.
+    pub(crate) body: &'a RequestBody,
+    /// Base URI of the app.
+    pub(crate) base_uri: &'a str,
+    /// Where buffer files go.
+    pub(crate) buffer_directory: &'a Path,
+    /// `SERVER_SOFTWARE`.
+    pub(crate) software: &'a str,
+    binary: Option<RequestFrame>,
+    http: Option<Vec<u8>>,
+}
+
+impl<'a> Outbound<'a> {
+    /// A request that was not sent yet.
+    pub(crate) fn new(
+        body: &'a RequestBody,
+        base_uri: &'a str,
+        buffer_directory: &'a Path,
+        software: &'a str,
+    ) -> Self {
+        Self { body, base_uri, buffer_directory, software, binary: None, http: None }
+    }
+
+    /// The head for one attempt, encoded once per protocol.
+    fn head(&mut self, r: &Request<'_>, protocol: Protocol, number: u64) -> &[u8] {
+        let (body, base_uri, software) = (self.body, self.base_uri, self.software);
+        match protocol {
+            Protocol::Binary => {
+                let bytes = match body {
+                    RequestBody::Stream(_) => frame::FRAMED,
+                    _ => body.len().unwrap_or(0),
+                };
+                self.binary
+                    .get_or_insert_with(|| environment::binary(r, base_uri, software, body.len()))
+                    .finish(number, bytes)
+            }
+            Protocol::Http => {
+                let bytes = match body {
+                    RequestBody::Stream(length) => *length,
+                    _ => body.len(),
+                };
+                self.http.get_or_insert_with(|| environment::http(r, base_uri, bytes))
+            }
+        }
+    }
+}
+
+/// Why an attempt did not end in a complete response.
+pub(crate) enum AttemptError {
+    /// Ask `retry::verdict`.
+    Failed(Failure),
+    /// Nothing reached the client; it gets this.
+    Fatal(RequestError),
+    /// Part of the response reached the client, which was told that it is broken off.
+    Truncated(String),
+}
+
+/// One attempt's state.
+struct Attempt<'a, 's> {
+    worker: &'a Worker,
+    process: ProcessRef,
+    seat: Option<Seat<'s>>,
+    connection: Box<Connection>,
+    client: Option<BorrowedFd<'a>>,
+}
+
+/// Has the seat's process answer the request.
+///
+/// # Errors
+/// See [`AttemptError`]; the seat is settled in every case.
+pub(crate) fn attempt(
+    r: &mut Request<'_>,
+    worker: &Worker,
+    seat: Seat<'_>,
+    outbound: &mut Outbound<'_>,
+) -> Result<(), AttemptError> {
+    let process = seat.process();
+    let connection = match worker.connections.checkout(process, seat.protocol()) {
+        Ok(connection) => connection,
+        Err(error) => {
+            // Nothing was sent: the process is gone or its socket not there.
+            seat.release();
+            worker.client.hint(Hint::ProcessSuspect(process));
+            return Err(AttemptError::Failed(Failure::Unread(error)));
+        }
+    };
+    let (number, protocol) = (seat.number(), seat.protocol());
+    let client = r.client_socket();
+    let attempt = Attempt { worker, process, seat: Some(seat), connection, client };
+    attempt.run(r, outbound, number, protocol)
+}
+
+impl Attempt<'_, '_> {
+    fn run(
+        mut self,
+        r: &mut Request<'_>,
+        outbound: &mut Outbound<'_>,
+        number: u64,
+        protocol: Protocol,
+    ) -> Result<(), AttemptError> {
+        let whole_body_sent = self.send(r, outbound, number, protocol)?;
+        loop {
+            let response = self.await_head(r, number, protocol, outbound.body)?;
+            if response.is_interim {
+                respond::interim(r, &response.head);
+                continue;
+            }
+            return self.respond(r, outbound, response, whole_body_sent);
+        }
+    }
+
+    /// Reads until the response head is complete.
+    fn await_head(
+        &mut self,
+        r: &Request<'_>,
+        number: u64,
+        protocol: Protocol,
+        body: &RequestBody,
+    ) -> Result<Response, AttemptError> {
+        loop {
+            let parsed = parse(self.connection.input(), number, protocol, r.is_head());
+            match parsed {
+                Ok(Some((response, consumed))) => {
+                    self.connection.consume(consumed);
+                    return Ok(response);
+                }
+                Ok(None) => {}
+                Err(error) => return Err(self.bad_response(error)),
+            }
+            let seen = !self.connection.input().is_empty();
+            match self.read_or_notice() {
+                Ok(0) if seen => {
+                    self.settle();
+                    return Err(self.fatal(io::ErrorKind::UnexpectedEof.into()));
+                }
+                Ok(0) => {
+                    self.settle();
+                    return Err(failed(io::ErrorKind::UnexpectedEof.into(), body));
+                }
+                Ok(_) => {}
+                Err(Interruption::ClientGone) => return Err(self.abandon()),
+                Err(Interruption::Io(error)) => {
+                    self.settle();
+                    return Err(if seen { self.fatal(error) } else { failed(error, body) });
+                }
+            }
+        }
+    }
+
+    /// Reads once; between slices looks at the client and at the process. `Ok(0)` = the app closed or died.
+    fn read_or_notice(&mut self) -> Result<usize, Interruption> {
+        loop {
+            match self.connection.read() {
+                Ok(n) => return Ok(n),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    if self.client.is_some_and(is_gone) {
+                        return Err(Interruption::ClientGone);
+                    }
+                    if self.is_process_dead() {
+                        // A child the app forked may keep the socket open for ever (design-review T9).
+                        return Ok(0);
+                    }
+                }
+                Err(e) => return Err(Interruption::Io(e)),
+            }
+        }
+    }
+
+    fn is_process_dead(&self) -> bool {
+        matches!(self.worker.view.process_state(self.process), None | Some(ProcessState::Dead))
+    }
+
+    /// The app closed or died: its seat is free whatever it was doing.
+    fn settle(&mut self) {
+        if let Some(seat) = self.seat.take() {
+            seat.release();
+        }
+        self.worker.client.hint(Hint::ProcessSuspect(self.process));
+    }
+
+    /// Nobody waits for the answer: tell the app by a half-close, leave the seat to the agent.
+    fn abandon(&mut self) -> AttemptError {
+        self.connection.half_close();
+        if let Some(seat) = self.seat.take() {
+            seat.orphan();
+        }
+        AttemptError::Failed(Failure::ClientGone)
+    }
+
+    fn bad_response(&mut self, error: HeadError) -> AttemptError {
+        let sample = sample(self.connection.input());
+        let _ = self.abandon();
+        AttemptError::Fatal(RequestError::BadResponse { pid_hint: self.name(), error, sample })
+    }
+
+    fn fatal(&self, error: io::Error) -> AttemptError {
+        AttemptError::Fatal(RequestError::NoResponse { process: self.name(), error })
+    }
+
+    fn name(&self) -> String {
+        format!("{}.{}", self.process.slot(), self.process.generation())
+    }
+}
+
+fn failed(error: io::Error, body: &RequestBody) -> AttemptError {
+    AttemptError::Failed(classify(error, true, !body.is_empty()))
+}
+
+enum Interruption {
+    ClientGone,
+    Io(io::Error),
+}
+
+/// A response head and how its body ends.
+struct Response {
+    head: ResponseHead,
+    body: BodyDecoder,
+    keeps_alive: bool,
+    is_interim: bool,
+}
+
+fn parse(
+    input: &[u8],
+    number: u64,
+    protocol: Protocol,
+    is_head: bool,
+) -> Result<Option<(Response, usize)>, HeadError> {
+    if protocol == Protocol::Http {
+        let Some(parsed) = http1::parse_head(input, is_head)? else { return Ok(None) };
+        if parsed.head.status == 101 {
+            return Err(HeadError::BadHttp { reason: "101 without an upgrade request".into() });
+        }
+        let is_interim = parsed.head.status < 200;
+        let response =
+            Response { head: parsed.head, body: parsed.body, keeps_alive: parsed.keeps_alive, is_interim };
+        return Ok(Some((response, parsed.consumed)));
+    }
+    let Some(header) = ResponseHeader::parse(input)? else { return Ok(None) };
+    if header.number != number {
+        return Err(HeadError::WrongNumber { expected: number, got: header.number });
+    }
+    let end = frame::HEADER_BYTES + header.head_bytes;
+    let Some(head) = input.get(frame::HEADER_BYTES..end) else { return Ok(None) };
+    let head = frame::parse_head(head)?;
+    let body = match header.body_bytes {
+        _ if header.is_raw => BodyDecoder::UntilClose,
+        frame::FRAMED => BodyDecoder::frames(),
+        n => BodyDecoder::Length(n),
+    };
+    let keeps_alive = !header.is_last && !header.is_raw;
+    Ok(Some((Response { head, body, keeps_alive, is_interim: header.is_interim }, end)))
+}
+
+/// What a client's socket is polled for to learn that it left (`nix` has no name for `POLLRDHUP`).
+const LEFT: PollFlags = PollFlags::from_bits_retain(libc::POLLRDHUP);
+
+/// Whether the client closed (a half-closed client looks the same; design-review N1).
+pub(crate) fn is_gone(client: BorrowedFd<'_>) -> bool {
+    let mut fds = [PollFd::new(client, LEFT)];
+    poll(&mut fds, PollTimeout::ZERO).is_ok_and(|n| n > 0)
+}
+
+/// Whether a poll found that the client left. `nix` returns `None` for the bit it has no name for.
+fn has_left(polled: &PollFd<'_>) -> bool {
+    polled.revents().is_none_or(|events| events.intersects(PollFlags::POLLHUP | PollFlags::POLLERR))
+}
+
+/// The first bytes of a response, printable.
+fn sample(bytes: &[u8]) -> String {
+    format!("\"{}\"", bytes[..bytes.len().min(60)].escape_ascii())
+}

@@ -1,0 +1,151 @@
+//! [`Output`]: the client's side of a response while the app is still writing.
+//!
+//! The thread that writes here is the only reader of the app, so no write may block while the app has
+//! not finished (design-review B8): small pieces go to httpd's filters while they hold nothing back, the
+//! rest waits in a spill.
+
+use crate::ffi::brigade::{self, ClientLost};
+use crate::ffi::request::Request;
+use crate::spill::{Rest, Spill};
+use std::io;
+use std::path::Path;
+
+/// Most bytes handed to httpd at once; below its flush threshold of 64 KiB, over which it would block.
+const PIECE_BYTES: usize = 48 * 1024;
+
+/// Why output ended early.
+#[derive(Debug)]
+pub(super) enum OutputError {
+    /// The client is gone.
+    Client,
+    /// The spill file cannot be written.
+    Spill(io::Error),
+}
+
+impl From<ClientLost> for OutputError {
+    fn from(_: ClientLost) -> Self {
+        Self::Client
+    }
+}
+
+/// Where a response's bytes go.
+pub(super) struct Output<'d> {
+    spill: Spill<'d>,
+    /// Without a socket of its own (h2 stream, subrequest) a connection gives no sign of being slow; there
+    /// bytes are passed on at once and the thread may wait.
+    has_socket: bool,
+    discards: bool,
+    is_unflushed: bool,
+    has_passed: bool,
+}
+
+impl<'d> Output<'d> {
+    /// For a response whose body is sent, or only counted (`discards`: HEAD, 204, 304).
+    pub(super) fn new(directory: &'d Path, has_socket: bool, discards: bool) -> Self {
+        Self {
+            spill: Spill::new(directory),
+            has_socket,
+            discards,
+            is_unflushed: false,
+            has_passed: false,
+        }
+    }
+
+    /// Whether anything (and with it the head) went to httpd.
+    pub(super) fn has_passed(&self) -> bool {
+        self.has_passed
+    }
+
+    /// Whether there is something that the client has not been offered yet.
+    pub(super) fn is_unflushed(&self) -> bool {
+        self.is_unflushed
+    }
+
+    /// Bytes held back because the client is slow.
+    pub(super) fn held_back(&self) -> u64 {
+        self.spill.len()
+    }
+
+    /// Whether the client must take something before more can be passed on.
+    pub(super) fn awaits_client(&self, r: &Request<'_>) -> bool {
+        self.has_socket && (r.has_pending_output() || !self.spill.is_empty())
+    }
+
+    /// Adds body bytes; does not block on a client with a socket.
+    pub(super) fn add(&mut self, r: &mut Request<'_>, bytes: &[u8]) -> Result<(), OutputError> {
+        if bytes.is_empty() || self.discards {
+            return Ok(());
+        }
+        if !self.has_socket {
+            return self.pass(r, bytes);
+        }
+        if self.spill.is_empty() && bytes.len() <= PIECE_BYTES && !r.has_pending_output() {
+            return self.pass(r, bytes);
+        }
+        self.spill.push(bytes).map_err(OutputError::Spill)
+    }
+
+    fn pass(&mut self, r: &mut Request<'_>, bytes: &[u8]) -> Result<(), OutputError> {
+        self.has_passed = true;
+        self.is_unflushed = true;
+        Ok(brigade::write(r, brigade::Output { data: bytes, ..Default::default() })?)
+    }
+
+    /// Moves on what the client takes without waiting.
+    pub(super) fn pump(&mut self, r: &mut Request<'_>) -> Result<(), OutputError> {
+        if !self.has_socket {
+            return Ok(());
+        }
+        brigade::push_pending(r)?;
+        while !self.spill.is_empty() && !r.has_pending_output() {
+            let piece = self.spill.peek(PIECE_BYTES).map_err(OutputError::Spill)?;
+            self.pass(r, &piece)?;
+            self.spill.take(piece.len());
+            brigade::push_pending(r)?;
+        }
+        Ok(())
+    }
+
+    /// The app pauses: the client gets what is there, if it takes it without waiting.
+    pub(super) fn flush(&mut self, r: &mut Request<'_>) -> Result<(), OutputError> {
+        self.pump(r)?;
+        if !self.awaits_client(r) {
+            self.has_passed = true;
+            self.is_unflushed = false;
+            brigade::write(r, brigade::Output { flush: true, ..Default::default() })?;
+        }
+        Ok(())
+    }
+
+    /// The response is complete; `last` are its last bytes. The app is not waiting any more, so this may
+    /// block where httpd cannot finish without the thread.
+    pub(super) fn finish(mut self, r: &mut Request<'_>, last: &[u8]) -> Result<(), OutputError> {
+        if self.discards || self.spill.is_empty() {
+            let data = if self.discards { &[] } else { last };
+            return Ok(brigade::write(r, brigade::Output { data, end: true, ..Default::default() })?);
+        }
+        self.spill.push(last).map_err(OutputError::Spill)?;
+        let end = match self.spill.into_rest() {
+            Rest::File(fd, offset, len) => {
+                brigade::write(r, brigade::Output { file: Some((fd, offset, len)), end: true, ..Default::default() })
+            }
+            Rest::Memory(bytes, from) => {
+                brigade::write(r, brigade::Output { data: &bytes[from..], end: true, ..Default::default() })
+            }
+            Rest::Nothing => brigade::write(r, brigade::Output { end: true, ..Default::default() }),
+        };
+        Ok(end?)
+    }
+
+    /// The response is broken off after its head: passes what is there, then makes the client notice.
+    pub(super) fn truncate(self, r: &mut Request<'_>) {
+        let mut output = brigade::Output { truncated: true, ..Default::default() };
+        let rest = self.spill.into_rest();
+        match rest {
+            Rest::File(fd, offset, len) => output.file = Some((fd, offset, len)),
+            Rest::Memory(ref bytes, from) => output.data = &bytes[from..],
+            Rest::Nothing => {}
+        }
+        let _ = brigade::write(r, output);
+    }
+}

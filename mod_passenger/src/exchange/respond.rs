@@ -1,0 +1,346 @@
+//! From a response head to its last byte at httpd.
+
+use super::output::{Output, OutputError};
+use super::{has_left, Attempt, AttemptError, Outbound, Response, LEFT};
+use crate::error::RequestError;
+use crate::ffi::request::{c_string, Request};
+use crate::upstream::body::{BadBody, BodyDecoder};
+use crate::upstream::head::ResponseHead;
+use crate::upstream::retry::Failure;
+use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
+use std::io;
+use std::os::fd::AsFd;
+
+/// How long a wait for the app lasts before the process word is looked at.
+const SLICE_MS: u16 = 1000;
+
+/// Forwards 103 Early Hints; other 1xx concern the hop to the app only. HTTP/1.0 and subrequests get none.
+pub(super) fn interim(r: &mut Request<'_>, head: &ResponseHead) {
+    if head.status == 103 && r.is_http_1_1() && !r.is_nested() {
+        r.send_interim(103, c"103 Early Hints", &head.fields);
+    }
+}
+
+/// What a wait brought.
+enum Event {
+    Input,
+    End,
+    Died,
+}
+
+impl Attempt<'_, '_> {
+    /// Passes the response on. The seat is back before the last bytes are written.
+    pub(super) fn respond(
+        mut self,
+        r: &mut Request<'_>,
+        outbound: &Outbound<'_>,
+        response: Response,
+        whole_body_sent: bool,
+    ) -> Result<(), AttemptError> {
+        let Response { head, body: mut decoder, keeps_alive, .. } = response;
+        let discards = r.is_head() || head.is_bodyless();
+        set_head(r, &head, &decoder, discards);
+        let has_socket = self.client.is_some() && !r.is_subrequest();
+        let mut output = Output::new(outbound.buffer_directory, has_socket, discards);
+        let mut budget = Budget::new(&head, &decoder, discards);
+        let mut gathered = Vec::new();
+        loop {
+            // A body of known length that is here already goes out without a copy.
+            if let (BodyDecoder::Length(left), input) = (&decoder, self.connection.input()) {
+                if usize::try_from(*left).is_ok_and(|left| left <= input.len()) {
+                    let n = usize::try_from(*left).unwrap_or(0);
+                    if let Some(seat) = self.seat.take() {
+                        seat.release();
+                    }
+                    let result = output.finish(r, &input[..n]);
+                    self.connection.consume(n);
+                    self.keep(keeps_alive && whole_body_sent);
+                    return result.map_err(|e| lost(r, e));
+                }
+            }
+            gathered.clear();
+            if let Err(BadBody(reason)) = gather(&mut decoder, &mut self.connection, &mut gathered) {
+                let _ = self.abandon();
+                return Err(self.broken_off(r, output, reason));
+            }
+            let fits = budget.spend(&mut gathered);
+            if decoder.is_done() || !fits {
+                return self.complete(r, output, &gathered, &budget, keeps_alive && whole_body_sent);
+            }
+            if let Err(e) = output.add(r, &gathered) {
+                return Err(self.output_failed(r, e));
+            }
+            match self.await_app(r, &mut output)? {
+                Event::Input => {}
+                Event::End if decoder.ends_at_close() => {
+                    return self.complete(r, output, &[], &budget, false);
+                }
+                Event::End | Event::Died => {
+                    self.settle();
+                    return Err(self.broken_off(r, output, "the application closed the connection"));
+                }
+            }
+        }
+    }
+
+    /// The body's end was read (or the app wrote more than it announced): seat first, then the client.
+    fn complete(
+        mut self,
+        r: &mut Request<'_>,
+        output: Output<'_>,
+        last: &[u8],
+        budget: &Budget,
+        reusable: bool,
+    ) -> Result<(), AttemptError> {
+        match budget.verdict() {
+            Length::Right => {
+                self.give_back();
+                self.keep(reusable);
+                output.finish(r, last).map_err(|e| lost(r, e))
+            }
+            Length::TooLong => {
+                let _ = self.abandon();
+                log::warn!(
+                    "PSGR0211 application process {} sent more bytes than its Content-Length announced; the \
+                     rest was cut off",
+                    self.name()
+                );
+                output.finish(r, last).map_err(|e| lost(r, e))
+            }
+            Length::TooShort => {
+                self.give_back();
+                let mut output = output;
+                let _ = output.add(r, last);
+                Err(self.broken_off(r, output, "the body is shorter than its Content-Length"))
+            }
+        }
+    }
+
+    /// Waits for the app while the client is served from what was held back.
+    fn await_app(&mut self, r: &mut Request<'_>, output: &mut Output<'_>) -> Result<Event, AttemptError> {
+        loop {
+            if let Err(e) = output.pump(r) {
+                return Err(self.output_failed(r, e));
+            }
+            let is_full = output.held_back() >= crate::config::globals().response_high_watermark;
+            let app = if is_full { PollFlags::empty() } else { PollFlags::POLLIN };
+            let mut fds = vec![PollFd::new(self.connection.as_fd(), app)];
+            if let Some(client) = self.client {
+                let wants = if output.awaits_client(r) { PollFlags::POLLOUT } else { PollFlags::empty() };
+                fds.push(PollFd::new(client, wants | LEFT));
+            }
+            let flushes = output.is_unflushed() && !output.awaits_client(r);
+            let timeout = if flushes { 0 } else { SLICE_MS };
+            match poll(&mut fds, PollTimeout::from(timeout)) {
+                Err(nix::errno::Errno::EINTR) => continue,
+                Err(e) => return Err(self.output_failed(r, OutputError::Spill(e.into()))),
+                Ok(0) if flushes => {
+                    if let Err(e) = output.flush(r) {
+                        return Err(self.output_failed(r, e));
+                    }
+                    continue;
+                }
+                Ok(0) if self.is_process_dead() => return Ok(Event::Died),
+                Ok(_) => {}
+            }
+            let app = fds[0].revents().unwrap_or(PollFlags::empty());
+            if fds.get(1).is_some_and(has_left) {
+                return Err(self.output_failed(r, OutputError::Client));
+            }
+            if !is_full && !app.is_empty() {
+                match self.connection.read() {
+                    Ok(0) => return Ok(Event::End),
+                    Ok(_) => return Ok(Event::Input),
+                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                    Err(_) => return Ok(Event::Died),
+                }
+            }
+        }
+    }
+
+    fn give_back(&mut self) {
+        if let Some(seat) = self.seat.take() {
+            seat.release();
+        }
+    }
+
+    /// Puts the connection into the cache if it can serve another request.
+    fn keep(self, reusable: bool) {
+        if reusable {
+            self.worker.connections.checkin(self.process, self.connection);
+        }
+    }
+
+    fn output_failed(&mut self, r: &mut Request<'_>, error: OutputError) -> AttemptError {
+        let _ = self.abandon();
+        lost(r, error)
+    }
+
+    /// A response that cannot be completed: a plain 502 if nothing reached the client, else a visible break.
+    fn broken_off(&mut self, r: &mut Request<'_>, output: Output<'_>, reason: &str) -> AttemptError {
+        if !output.has_passed() && output.held_back() == 0 {
+            let error = io::Error::new(io::ErrorKind::UnexpectedEof, reason.to_owned());
+            return AttemptError::Fatal(RequestError::NoResponse { process: self.name(), error });
+        }
+        output.truncate(r);
+        AttemptError::Truncated(format!("application process {}: {reason}", self.name()))
+    }
+}
+
+/// The client cannot be given (the rest of) its response: httpd shall close the connection.
+fn lost(r: &mut Request<'_>, error: OutputError) -> AttemptError {
+    r.set_aborted();
+    match error {
+        OutputError::Client => AttemptError::Failed(Failure::ClientGone),
+        OutputError::Spill(e) => {
+            AttemptError::Truncated(format!("the response could not be buffered: {e}"))
+        }
+    }
+}
+
+/// Decodes all input that is here.
+fn gather(
+    decoder: &mut BodyDecoder,
+    connection: &mut crate::upstream::connection::Connection,
+    out: &mut Vec<u8>,
+) -> Result<(), BadBody> {
+    while !decoder.is_done() {
+        let input = connection.input();
+        if input.is_empty() {
+            break;
+        }
+        let fed = decoder.feed(input)?;
+        out.extend_from_slice(&input[fed.payload.clone()]);
+        if fed.consumed == 0 {
+            break;
+        }
+        connection.consume(fed.consumed);
+    }
+    Ok(())
+}
+
+/// Copies status and fields to httpd.
+fn set_head(r: &mut Request<'_>, head: &ResponseHead, decoder: &BodyDecoder, discards: bool) {
+    let reason = head.reason.as_deref().unwrap_or_else(|| reason_of(head.status));
+    let line = c_string(format!("{} {reason}", head.status).as_bytes());
+    r.set_status(head.status, Some(&line));
+    let fields = r.headers_out();
+    for (name, value) in &head.fields {
+        if name.eq_ignore_ascii_case("content-type") {
+            r.set_content_type(&c_string(value));
+        } else if !name.eq_ignore_ascii_case("status") {
+            fields.add(name.as_bytes(), value);
+        }
+    }
+    let length = match decoder {
+        _ if discards => head.content_length,
+        BodyDecoder::Length(n) => Some(*n),
+        _ => head.content_length,
+    };
+    if let Some(n) = length {
+        fields.set(c"Content-Length", &c_string(n.to_string().as_bytes()));
+    }
+    r.leave_ranges_to_the_app();
+}
+
+fn reason_of(status: u16) -> &'static str {
+    match status {
+        200 => "OK",
+        201 => "Created",
+        202 => "Accepted",
+        204 => "No Content",
+        206 => "Partial Content",
+        301 => "Moved Permanently",
+        302 => "Found",
+        303 => "See Other",
+        304 => "Not Modified",
+        307 => "Temporary Redirect",
+        308 => "Permanent Redirect",
+        400 => "Bad Request",
+        401 => "Unauthorized",
+        403 => "Forbidden",
+        404 => "Not Found",
+        405 => "Method Not Allowed",
+        409 => "Conflict",
+        410 => "Gone",
+        422 => "Unprocessable Content",
+        429 => "Too Many Requests",
+        500 => "Internal Server Error",
+        501 => "Not Implemented",
+        502 => "Bad Gateway",
+        503 => "Service Unavailable",
+        504 => "Gateway Timeout",
+        // httpd wants a phrase for every code it does not know itself (httpd-notes section 9).
+        _ => "Status",
+    }
+}
+
+/// Whether a body had the announced length.
+#[derive(Debug, PartialEq, Eq)]
+enum Length {
+    Right,
+    TooShort,
+    TooLong,
+}
+
+/// Counts a framed body against its Content-Length.
+struct Budget {
+    left: Option<u64>,
+    is_overrun: bool,
+}
+
+impl Budget {
+    fn new(head: &ResponseHead, decoder: &BodyDecoder, discards: bool) -> Self {
+        let counts = !discards && !matches!(decoder, BodyDecoder::Length(_));
+        Self { left: head.content_length.filter(|_| counts), is_overrun: false }
+    }
+
+    /// Cuts `bytes` to what may still be sent; `false` when something was cut.
+    fn spend(&mut self, bytes: &mut Vec<u8>) -> bool {
+        let Some(left) = self.left else { return true };
+        let n = bytes.len() as u64;
+        if n > left {
+            bytes.truncate(usize::try_from(left).unwrap_or(usize::MAX));
+            self.left = Some(0);
+            self.is_overrun = true;
+            return false;
+        }
+        self.left = Some(left - n);
+        true
+    }
+
+    fn verdict(&self) -> Length {
+        match self.left {
+            _ if self.is_overrun => Length::TooLong,
+            None | Some(0) => Length::Right,
+            Some(_) => Length::TooShort,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn budget(announced: u64) -> Budget {
+        let mut head = ResponseHead::from_status(b"200").unwrap();
+        head.push(b"Content-Length", announced.to_string().as_bytes()).unwrap();
+        Budget::new(&head, &BodyDecoder::frames(), false)
+    }
+
+    #[test]
+    fn a_body_is_held_to_its_announced_length() {
+        let mut exact = budget(3);
+        assert!(exact.spend(&mut b"abc".to_vec()));
+        assert_eq!(exact.verdict(), Length::Right);
+
+        let mut long = budget(3);
+        let mut bytes = b"abcd".to_vec();
+        assert!(!long.spend(&mut bytes));
+        assert_eq!((bytes.as_slice(), long.verdict()), (&b"abc"[..], Length::TooLong));
+
+        let mut short = budget(3);
+        assert!(short.spend(&mut b"ab".to_vec()));
+        assert_eq!(short.verdict(), Length::TooShort);
+    }
+}

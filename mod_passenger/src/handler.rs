@@ -1,0 +1,141 @@
+//! The life of a request, in order: mapped earlier, now body, group, seat, exchange, and again if the rule
+//! allows it.
+
+use crate::admit::admit;
+use crate::apps::App;
+use crate::config;
+use crate::error::RequestError;
+use crate::error_page;
+use crate::exchange::{attempt, AttemptError, Outbound};
+use crate::ffi::request::Request;
+use crate::mapping;
+use crate::request_body::RequestBody;
+use crate::upstream::retry::{self, verdict, Failure, Verdict};
+use crate::worker::{self, Worker};
+use passenger_shm::{GroupRef, ProcessRef};
+use std::io;
+use std::time::{Duration, Instant};
+
+/// Attempts that provably executed nothing are free, but not without end.
+const MAX_ATTEMPTS: u32 = 20;
+/// How long the agent has to notice that a process which refuses connections is dead.
+const NOTICE_TIME: Duration = Duration::from_millis(1000);
+
+/// What httpd is told.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// Not ours.
+    Declined,
+    /// A response was passed on.
+    Answered,
+    /// httpd shall answer with its page for this status.
+    Status(u16),
+}
+
+/// Handles the request if it was mapped to an app.
+pub(crate) fn handle(r: &mut Request<'_>) -> Outcome {
+    if r.handler() != mapping::HANDLER.to_bytes() {
+        return Outcome::Declined;
+    }
+    let Some(mapping) = r.attached() else { return Outcome::Declined };
+    match serve(r, &mapping.app, mapping.buffers_upload) {
+        Ok(()) => Outcome::Answered,
+        Err(error) => {
+            if error.is_worth_logging() {
+                let root = &mapping.app.registration.document_root;
+                log::error!("{} {error} [document root {root}]", error.code());
+            }
+            error_page::answer(r, &error)
+        }
+    }
+}
+
+fn serve(r: &mut Request<'_>, app: &App, buffers_upload: bool) -> Result<(), RequestError> {
+    let worker = worker::get().map_err(|e| RequestError::NoInstance { reason: e.to_string() })?;
+    let globals = config::globals();
+    let body = RequestBody::receive(r, buffers_upload, &globals.data_buffer_dir)?;
+    let base_uri = &app.registration.base_uri;
+    let mut outbound = Outbound::new(&body, base_uri, &globals.data_buffer_dir, &worker.software);
+    let mut tries = Tries::new(r, &body);
+    loop {
+        let group = group(worker, app)?;
+        let seat = admit(r, worker, group, tries.avoid)?;
+        let process = seat.process();
+        match attempt(r, worker, seat, &mut outbound) {
+            Ok(()) => return Ok(()),
+            Err(AttemptError::Fatal(error)) => return Err(error),
+            Err(AttemptError::Truncated(reason)) => {
+                log::error!("PSGR0210 a response was broken off: {reason}");
+                return Ok(());
+            }
+            Err(AttemptError::Failed(failure)) => tries.again(worker, process, failure)?,
+        }
+    }
+}
+
+/// The app's group; asks the agent once per configuration.
+fn group(worker: &Worker, app: &App) -> Result<GroupRef, RequestError> {
+    if let Some(group) = app.group(&worker.view) {
+        return Ok(group);
+    }
+    let group = worker
+        .register(&app.registration)
+        .map_err(|reason| RequestError::Refused { reason })?;
+    app.set_group(Some(group));
+    Ok(group)
+}
+
+/// Keeps count of what was tried.
+struct Tries {
+    request: retry::Request,
+    attempts: u32,
+    avoid: Option<ProcessRef>,
+}
+
+impl Tries {
+    fn new(r: &Request<'_>, body: &RequestBody) -> Self {
+        let request = retry::Request {
+            is_idempotent: retry::is_idempotent(r.method()),
+            is_replayable: body.is_replayable(),
+            executions: 0,
+        };
+        Self { request, attempts: 0, avoid: None }
+    }
+
+    /// Whether the request may go again after that failure.
+    fn again(&mut self, worker: &Worker, process: ProcessRef, failure: Failure) -> Result<(), RequestError> {
+        self.attempts += 1;
+        let verdict = verdict(&failure, self.request);
+        if verdict == Verdict::Never || self.attempts > MAX_ATTEMPTS {
+            return Err(give_up(process, failure));
+        }
+        if verdict == Verdict::AgainOnce {
+            self.request.executions += 1;
+        }
+        self.avoid = Some(process);
+        if self.attempts > 1 {
+            wait_until_noticed(worker, process);
+        }
+        Ok(())
+    }
+}
+
+/// A process that refuses connections is dead or dying, and the agent is about to say so; asking for a seat
+/// before that could return the same process again and again.
+fn wait_until_noticed(worker: &Worker, process: ProcessRef) {
+    let start = Instant::now();
+    while worker.view.is_live(process) && start.elapsed() < NOTICE_TIME {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+fn give_up(process: ProcessRef, failure: Failure) -> RequestError {
+    let process = format!("{}.{}", process.slot(), process.generation());
+    match failure {
+        Failure::ClientGone => RequestError::ClientGone,
+        Failure::Unread(error) | Failure::MayHaveRun(error) => RequestError::NoResponse { process, error },
+        Failure::Answered(reason) => {
+            RequestError::NoResponse { process, error: io::Error::other(reason) }
+        }
+    }
+}

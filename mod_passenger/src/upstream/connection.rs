@@ -1,0 +1,216 @@
+//! Connections of this worker process to app processes, kept alive between requests.
+//!
+//! One connection serves one request at a time. The cache is per worker process and keyed by process
+//! slot *and* generation, so a recycled slot never sees an old connection.
+
+use parking_lot::Mutex;
+use passenger_shm::{ProcessRef, Protocol};
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+/// Longest a plain read sleeps before its caller looks at the client and the process.
+pub(crate) const READ_SLICE: Duration = Duration::from_millis(100);
+/// Size of a connection's read buffer; a response up to this size costs one `recv`.
+pub(crate) const BUFFER_BYTES: usize = 32 * 1024;
+/// Idle connections kept per process slot.
+const MAX_IDLE: usize = 64;
+
+/// A connection to one app process.
+pub(crate) struct Connection {
+    stream: UnixStream,
+    /// What was read and not yet used.
+    buffer: Vec<u8>,
+    start: usize,
+    is_reused: bool,
+}
+
+impl Connection {
+    fn open(path: &Path) -> io::Result<Self> {
+        let stream = UnixStream::connect(path)?;
+        stream.set_read_timeout(Some(READ_SLICE))?;
+        Ok(Self { stream, buffer: Vec::with_capacity(BUFFER_BYTES), start: 0, is_reused: false })
+    }
+
+    /// Whether it has served a request before.
+    pub(crate) fn is_reused(&self) -> bool {
+        self.is_reused
+    }
+
+    /// Sends without blocking; how much was accepted, or `WouldBlock`.
+    pub(crate) fn send(&self, bytes: &[u8]) -> io::Result<usize> {
+        use nix::sys::socket::{send, MsgFlags};
+        use std::os::fd::AsRawFd;
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+        loop {
+            match send(self.stream.as_raw_fd(), bytes, flags) {
+                Err(nix::errno::Errno::EINTR) => {}
+                other => return other.map_err(io::Error::from),
+            }
+        }
+    }
+
+    /// Whether nothing was sent by the app since the last response, and it has not closed. An HTTP response has
+    /// no number, so surplus bytes would answer the next request.
+    pub(crate) fn is_quiet(&self) -> bool {
+        use nix::sys::socket::{recv, MsgFlags};
+        use std::os::fd::AsRawFd;
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_PEEK;
+        recv(self.stream.as_raw_fd(), &mut [0; 1], flags) == Err(nix::errno::Errno::EAGAIN)
+    }
+
+    /// Tells the app that nothing more will come (and, mid-request, that nobody listens any more).
+    pub(crate) fn half_close(&self) {
+        let _ = self.stream.shutdown(std::net::Shutdown::Write);
+    }
+
+    /// Unused input.
+    pub(crate) fn input(&self) -> &[u8] {
+        &self.buffer[self.start..]
+    }
+
+    /// Marks `n` bytes of [`Self::input`] as used.
+    pub(crate) fn consume(&mut self, n: usize) {
+        self.start += n;
+        if self.start == self.buffer.len() {
+            self.buffer.clear();
+            self.start = 0;
+        }
+    }
+
+    /// Reads once, appending to the input. Sleeps up to [`READ_SLICE`], then `WouldBlock`. `Ok(0)` is end
+    /// of file.
+    pub(crate) fn read(&mut self) -> io::Result<usize> {
+        self.make_room();
+        let used = self.buffer.len();
+        let room = self.buffer.capacity().max(used + BUFFER_BYTES / 4);
+        self.buffer.resize(room, 0);
+        let result = loop {
+            match self.stream.read(&mut self.buffer[used..]) {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                other => break other,
+            }
+        };
+        self.buffer.truncate(used + result.as_ref().map_or(0, |n| *n));
+        result
+    }
+
+    /// Moves unused input to the front when the buffer is full to its end.
+    fn make_room(&mut self) {
+        if self.start > 0 && self.buffer.capacity() - self.buffer.len() < BUFFER_BYTES / 4 {
+            self.buffer.drain(..self.start);
+            self.start = 0;
+        }
+    }
+}
+
+impl AsFd for Connection {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+}
+
+struct Idle {
+    generation: u32,
+    connection: Box<Connection>,
+}
+
+/// The idle connections of this worker process.
+pub(crate) struct ConnectionCache {
+    slots: Box<[Mutex<Vec<Idle>>]>,
+    directory: std::path::PathBuf,
+}
+
+impl ConnectionCache {
+    /// A cache for processes `0..processes`, whose sockets are in `directory`.
+    pub(crate) fn new(directory: std::path::PathBuf, processes: usize) -> Self {
+        Self { slots: (0..processes).map(|_| Mutex::new(Vec::new())).collect(), directory }
+    }
+
+    /// An idle connection to `process`, or a new one. Connecting to a Unix socket blocks only while its
+    /// backlog is full.
+    ///
+    /// # Errors
+    /// Those of `connect(2)`: nothing was sent.
+    pub(crate) fn checkout(&self, process: ProcessRef, protocol: Protocol) -> io::Result<Box<Connection>> {
+        if let Some(slot) = self.slots.get(process.slot() as usize) {
+            let mut idle = slot.lock();
+            while let Some(entry) = idle.pop() {
+                let is_usable = protocol == Protocol::Binary || entry.connection.is_quiet();
+                if entry.generation == process.generation() && is_usable {
+                    return Ok(entry.connection);
+                }
+            }
+        }
+        let name = format!("{}.{}", process.slot(), process.generation());
+        Connection::open(&self.directory.join(name)).map(Box::new)
+    }
+
+    /// Keeps a connection whose request and response were both complete. One with unread input is
+    /// dropped: no response may reach another request.
+    pub(crate) fn checkin(&self, process: ProcessRef, mut connection: Box<Connection>) {
+        if !connection.input().is_empty() {
+            return;
+        }
+        connection.is_reused = true;
+        if connection.buffer.capacity() > 2 * BUFFER_BYTES {
+            connection.buffer = Vec::with_capacity(BUFFER_BYTES);
+        }
+        let Some(slot) = self.slots.get(process.slot() as usize) else { return };
+        let mut idle = slot.lock();
+        if idle.last().is_some_and(|entry| entry.generation != process.generation()) {
+            idle.clear();
+        }
+        if idle.len() < MAX_IDLE {
+            idle.push(Idle { generation: process.generation(), connection });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::os::unix::net::UnixListener;
+
+    fn cache() -> (ConnectionCache, std::path::PathBuf) {
+        let directory = std::env::temp_dir().join(format!("passenger-conn-{}-{:?}", std::process::id(), std::thread::current().id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        (ConnectionCache::new(directory.clone(), 4), directory)
+    }
+
+    #[test]
+    fn a_connection_is_reused_for_its_generation_only() {
+        let (cache, directory) = cache();
+        let _one = UnixListener::bind(directory.join("1.7")).unwrap();
+        let _two = UnixListener::bind(directory.join("1.8")).unwrap();
+        let process = ProcessRef::new(1, 7);
+        let connection = cache.checkout(process, Protocol::Http).unwrap();
+        assert!(!connection.is_reused());
+        cache.checkin(process, connection);
+        assert!(cache.checkout(process, Protocol::Http).unwrap().is_reused());
+        let connection = cache.checkout(process, Protocol::Http).unwrap();
+        cache.checkin(process, connection);
+        assert!(!cache.checkout(ProcessRef::new(1, 8), Protocol::Http).unwrap().is_reused());
+        assert!(cache.checkout(ProcessRef::new(1, 9), Protocol::Http).is_err());
+        std::fs::remove_dir_all(directory).unwrap();
+    }
+
+    #[test]
+    fn unread_input_keeps_a_connection_out_of_the_cache() {
+        let (cache, directory) = cache();
+        let listener = UnixListener::bind(directory.join("2.1")).unwrap();
+        let process = ProcessRef::new(2, 1);
+        let mut connection = cache.checkout(process, Protocol::Http).unwrap();
+        let (mut app, _) = listener.accept().unwrap();
+        app.write_all(b"surplus").unwrap();
+        assert_eq!(connection.read().unwrap(), 7);
+        connection.consume(3);
+        assert_eq!(connection.input(), b"plus");
+        cache.checkin(process, connection);
+        assert!(!cache.checkout(process, Protocol::Http).unwrap().is_reused());
+        std::fs::remove_dir_all(directory).unwrap();
+    }
+}
