@@ -1,6 +1,9 @@
 //! Agent, watchdog and tools.
 #![deny(unsafe_code)]
 
+pub mod apps;
+pub mod config;
+pub mod instance;
 pub mod log;
 pub mod output;
 pub mod pool;

@@ -1,0 +1,164 @@
+//! The registry of application types: names, startup file, loader and interpreter of each; detection of
+//! a directory's type. Knows files and names, nothing of processes.
+
+use std::env;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+/// A type of application.
+#[derive(Debug, PartialEq, Eq)]
+pub struct AppType {
+    /// Canonical name, e.g. `ruby`.
+    pub name: &'static str,
+    /// Other accepted values of `PassengerAppType`.
+    pub aliases: &'static [&'static str],
+    /// File in the app root that makes a directory an app of this type.
+    pub startup_file: &'static str,
+    /// Its loader in the loaders' directory.
+    pub loader: &'static str,
+    /// Directive that names the interpreter.
+    pub directive: &'static str,
+    /// Interpreters tried when the directive is absent, in order.
+    pub interpreters: &'static [&'static str],
+}
+
+/// All types, in order of detection.
+pub static TYPES: [AppType; 3] = [
+    AppType {
+        name: "ruby",
+        aliases: &["rack"],
+        startup_file: "config.ru",
+        loader: "rack-loader.rb",
+        directive: "PassengerRuby",
+        interpreters: &["ruby"],
+    },
+    AppType {
+        name: "python",
+        aliases: &["wsgi"],
+        startup_file: "passenger_wsgi.py",
+        loader: "wsgi-loader.py",
+        directive: "PassengerPython",
+        interpreters: &["python3", "python"],
+    },
+    AppType {
+        name: "nodejs",
+        aliases: &["node"],
+        startup_file: "app.js",
+        loader: "node-loader.js",
+        directive: "PassengerNodejs",
+        interpreters: &["node", "nodejs"],
+    },
+];
+
+impl AppType {
+    /// The type of that name or alias.
+    #[must_use]
+    pub fn by_name(name: &str) -> Option<&'static Self> {
+        TYPES
+            .iter()
+            .find(|t| t.name == name || t.aliases.contains(&name))
+    }
+
+    /// The type whose startup file is in that directory; `None` if there is none. May block on a file
+    /// system that does not answer.
+    ///
+    /// # Errors
+    /// When the directory cannot be searched (permission, I/O error).
+    pub fn detect(app_root: &Path) -> io::Result<Option<&'static Self>> {
+        for kind in &TYPES {
+            match app_root.join(kind.startup_file).symlink_metadata() {
+                Ok(_) => return Ok(Some(kind)),
+                Err(e) if is_absence(&e) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(None)
+    }
+
+    /// The program that runs this type: what was configured, looked up in `PATH` unless it is a path.
+    /// A program that does not exist is returned as written; executing it gives the clear error.
+    #[must_use]
+    pub fn interpreter(&self, configured: Option<&str>) -> PathBuf {
+        let path = env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
+        let find = |program: &&str| look_up(program, &path);
+        match configured {
+            Some(program) if program.contains('/') => PathBuf::from(program),
+            Some(program) => find(&program).unwrap_or_else(|| PathBuf::from(program)),
+            None => {
+                let found = self.interpreters.iter().find_map(find);
+                found.unwrap_or_else(|| PathBuf::from(self.interpreters[0]))
+            }
+        }
+    }
+}
+
+/// Where programs are looked for when the environment does not say.
+pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+fn is_absence(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+    )
+}
+
+fn look_up(program: &str, path: &std::ffi::OsStr) -> Option<PathBuf> {
+    env::split_paths(path)
+        .filter(|dir| dir.is_absolute())
+        .map(|dir| dir.join(program))
+        .find(|candidate| {
+            candidate
+                .metadata()
+                .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_aliases_are_unique_and_found() {
+        let mut seen = std::collections::HashSet::new();
+        for kind in &TYPES {
+            for name in std::iter::once(&kind.name).chain(kind.aliases) {
+                assert!(seen.insert(*name), "{name} twice");
+                assert_eq!(AppType::by_name(name), Some(kind));
+            }
+        }
+        assert_eq!(AppType::by_name("perl"), None);
+    }
+
+    #[test]
+    fn detection_looks_for_the_startup_file_itself() {
+        let dir = std::env::temp_dir().join(format!("passenger-apps-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        assert_eq!(AppType::detect(&dir).unwrap(), None);
+        std::os::unix::fs::symlink("/nonexistent", dir.join("app.js")).unwrap();
+        assert_eq!(
+            AppType::detect(&dir).unwrap().map(|t| t.name),
+            Some("nodejs")
+        );
+        std::fs::write(dir.join("config.ru"), "").unwrap();
+        assert_eq!(AppType::detect(&dir).unwrap().map(|t| t.name), Some("ruby"));
+        std::fs::remove_dir_all(&dir).unwrap();
+        assert_eq!(
+            AppType::detect(&dir).unwrap(),
+            None,
+            "a missing directory is no app"
+        );
+    }
+
+    #[test]
+    fn interpreters_are_looked_up_but_paths_are_taken_as_written() {
+        let python = AppType::by_name("wsgi").unwrap();
+        assert_eq!(python.interpreter(Some("/no/such")), Path::new("/no/such"));
+        assert_eq!(
+            python.interpreter(Some("no-such-thing")),
+            Path::new("no-such-thing")
+        );
+        let shell = python.interpreter(Some("sh"));
+        assert!(shell.is_absolute(), "{shell:?}");
+    }
+}

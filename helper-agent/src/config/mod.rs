@@ -1,0 +1,253 @@
+//! What httpd's administrator configured, as far as spawning is concerned. Everything here was read by
+//! httpd's parent as root and came over its private channel; a worker contributes only numbers and paths
+//! that are looked up in it (`trust.rs`).
+//!
+//! * `value.rs` – values of single directives;
+//! * `global.rs`, `options.rs` – directives of global context, and of one application;
+//! * `trust.rs` – which application a worker's words may mean;
+//! * `definition.rs` – what a group is remembered by, across configurations and agents.
+
+mod definition;
+mod global;
+mod options;
+mod trust;
+mod value;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use passenger_shm::messages::{self, Apache, Config, Record, Registration, Server};
+
+pub use definition::Definition;
+pub use global::Global;
+pub use options::AppOptions;
+pub use trust::{Application, OwnerRule};
+
+/// Longest chain of records a worker may name; httpd's own nesting is far below.
+const MAX_CHAIN: usize = 256;
+
+/// One configuration generation, checked.
+#[derive(Debug)]
+pub struct Configuration {
+    /// httpd's configuration generation.
+    pub generation: u64,
+    /// Facts about httpd.
+    pub apache: Apache,
+    /// Directives of global context.
+    pub global: Global,
+    servers: Vec<Server>,
+    records: BTreeMap<u32, Record>,
+}
+
+impl Configuration {
+    /// Reads the JSON document of a configuration memfd.
+    ///
+    /// # Errors
+    /// When it is no such document or a directive has an impossible value; for the administrator.
+    pub fn parse(json: &[u8]) -> Result<Self, String> {
+        let config: Config = messages::decode(json)?;
+        Self::check(config)
+    }
+
+    fn check(config: Config) -> Result<Self, String> {
+        let global = Global::from_directives(&config.global)?;
+        let mut records = BTreeMap::new();
+        for record in config.records {
+            AppOptions::merge([&record])?;
+            let id = record.id;
+            if id == 0 || records.insert(id, record).is_some() {
+                return Err(format!(
+                    "[BUG] configuration record number {id} is not unique"
+                ));
+            }
+        }
+        Ok(Self {
+            generation: config.generation,
+            apache: config.apache,
+            global,
+            servers: config.servers,
+            records,
+        })
+    }
+
+    /// The options of a chain of records. Number 0 marks `.htaccess`, which cannot say anything about
+    /// spawning.
+    ///
+    /// # Errors
+    /// When the chain names a record that the administrator did not write.
+    pub fn options(&self, chain: &[u32]) -> Result<AppOptions, String> {
+        AppOptions::merge(self.records_of(chain)?)
+    }
+
+    fn records_of(&self, chain: &[u32]) -> Result<Vec<&Record>, String> {
+        if chain.len() > MAX_CHAIN {
+            return Err(format!(
+                "a chain of {} configuration records is too long",
+                chain.len()
+            ));
+        }
+        let known = |id: &u32| {
+            let record = self.records.get(id);
+            record.ok_or_else(|| {
+                format!(
+                    "configuration {} has no record number {id}",
+                    self.generation
+                )
+            })
+        };
+        chain.iter().filter(|id| **id != 0).map(known).collect()
+    }
+
+    /// Whether the administrator wrote this `DocumentRoot`.
+    #[must_use]
+    pub fn knows_document_root(&self, document_root: &str) -> bool {
+        let wanted = document_root.trim_end_matches('/');
+        !wanted.is_empty()
+            && self
+                .servers
+                .iter()
+                .any(|s| s.document_root.trim_end_matches('/') == wanted)
+    }
+
+    /// Variables that `SetEnv` gives to the processes of an app: those of the main server, then those on
+    /// which all servers with its document root agree.
+    #[must_use]
+    pub fn environment(&self, document_root: &str) -> BTreeMap<String, String> {
+        let wanted = document_root.trim_end_matches('/');
+        let mut variables: BTreeMap<String, String> = self
+            .servers
+            .first()
+            .map(|main| main.env.iter().cloned().collect())
+            .unwrap_or_default();
+        let theirs: Vec<BTreeMap<&String, &String>> = self
+            .servers
+            .iter()
+            .filter(|s| s.document_root.trim_end_matches('/') == wanted)
+            .map(|s| s.env.iter().map(|(name, value)| (name, value)).collect())
+            .collect();
+        let names: BTreeSet<&String> = theirs.iter().flat_map(|env| env.keys().copied()).collect();
+        for name in names {
+            let mut values = theirs.iter().map(|env| env.get(name));
+            let first = values.next().flatten();
+            if let (Some(value), true) =
+                (first, values.all(|other| other == first.as_ref().copied()))
+            {
+                variables.insert(name.clone(), (*value).to_string());
+            }
+        }
+        variables
+    }
+
+    /// What a group that a worker registered is remembered by.
+    ///
+    /// # Errors
+    /// As [`Configuration::options`].
+    pub fn define(&self, registration: &Registration) -> Result<Definition, String> {
+        let records = self.records_of(&registration.chain)?;
+        Ok(Definition::new(registration, &records))
+    }
+
+    /// The registration that means the same app in this configuration, if there is one.
+    #[must_use]
+    pub fn translate(&self, definition: &Definition) -> Option<Registration> {
+        definition.in_configuration(self.generation, &self.records)
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use passenger_shm::messages::Directive;
+
+    use super::*;
+
+    /// A configuration of one server per document root, with records of (directive, value) lists.
+    pub(crate) fn configuration(
+        generation: u64,
+        document_roots: &[&str],
+        records: &[(&str, &[(&str, &str)])],
+    ) -> Configuration {
+        let servers = document_roots.iter().map(|root| Server {
+            name: String::new(),
+            document_root: (*root).into(),
+            env: vec![],
+        });
+        let records = records
+            .iter()
+            .zip(1..)
+            .map(|((section, directives), id)| Record {
+                id,
+                section: (*section).into(),
+                directives: directives
+                    .iter()
+                    .zip(1..)
+                    .map(|((name, arg), line)| Directive {
+                        name: (*name).into(),
+                        args: vec![(*arg).into()],
+                        file: format!("{section}.conf"),
+                        line,
+                    })
+                    .collect(),
+            });
+        Configuration::check(Config {
+            generation,
+            build: String::new(),
+            apache: Apache {
+                uid: 33,
+                gid: 33,
+                software: "Apache".into(),
+                mpm: "event".into(),
+                server_limit: 16,
+                max_threads: 400,
+            },
+            global: vec![],
+            servers: servers.collect(),
+            records: records.collect(),
+        })
+        .unwrap()
+    }
+
+    #[test]
+    fn a_chain_may_only_name_what_the_administrator_wrote() {
+        let config = configuration(
+            1,
+            &["/srv/a/public"],
+            &[
+                ("", &[("PassengerAppEnv", "x")]),
+                ("b", &[("PassengerAppEnv", "y")]),
+            ],
+        );
+        assert_eq!(config.options(&[1, 2]).unwrap().app_env(), "y");
+        assert_eq!(config.options(&[2, 1]).unwrap().app_env(), "x");
+        assert_eq!(config.options(&[0, 1, 0]).unwrap().app_env(), "x");
+        assert!(config
+            .options(&[3])
+            .unwrap_err()
+            .contains("no record number 3"));
+        assert!(config.options(&[1; MAX_CHAIN + 1]).is_err());
+        assert!(config.knows_document_root("/srv/a/public/"));
+        assert!(!config.knows_document_root("/srv/a"));
+        assert!(!config.knows_document_root(""));
+    }
+
+    #[test]
+    fn environment_is_what_all_servers_of_a_document_root_agree_on() {
+        let mut config = configuration(1, &["/main", "/a", "/a"], &[]);
+        let env = |pairs: &[(&str, &str)]| {
+            pairs
+                .iter()
+                .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+                .collect::<Vec<_>>()
+        };
+        config.servers[0].env = env(&[("M", "1"), ("X", "main")]);
+        config.servers[1].env = env(&[("X", "a"), ("Y", "1")]);
+        config.servers[2].env = env(&[("X", "a"), ("Y", "2"), ("Z", "z")]);
+        let expected = env(&[("M", "1"), ("X", "a")]).into_iter().collect();
+        assert_eq!(config.environment("/a"), expected);
+    }
+
+    #[test]
+    fn a_broken_document_or_value_is_refused_in_a_sentence() {
+        assert!(Configuration::parse(b"{")
+            .unwrap_err()
+            .contains("not a message"));
+    }
+}
