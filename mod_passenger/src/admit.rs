@@ -21,10 +21,10 @@ pub(crate) fn admit<'w>(
     group: GroupRef,
     avoid: Option<ProcessRef>,
 ) -> Result<Seat<'w>, RequestError> {
-    let failures = worker.view.group(group).map(|info| info.spawn_failures);
     if let Ok(seat) = worker.client.take(group, avoid) {
         return Ok(seat);
     }
+    let failures = worker.view.group(group).map(|info| info.spawn_failures);
     let mut waiter = worker.client.enqueue(group).map_err(|full| queue_full(worker, group, &full))?;
     worker.client.hint(Hint::CapacityWanted(group));
     loop {

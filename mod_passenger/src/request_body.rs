@@ -12,6 +12,9 @@ use std::path::Path;
 /// Bytes asked of httpd's filters at a time.
 pub(crate) const PIECE_BYTES: usize = 32 * 1024;
 
+/// Bytes of a body kept in memory; what is longer goes to a file.
+const MEMORY_BYTES: usize = 128 * 1024;
+
 /// A request body as the exchange sends it.
 pub(crate) enum RequestBody {
     /// There is none.
@@ -38,7 +41,7 @@ impl RequestBody {
             let length = length.and_then(|v| std::str::from_utf8(v).ok()?.trim().parse().ok());
             return Ok(Self::Stream(length));
         }
-        let mut spill = Spill::new(directory);
+        let mut spill = Spill::new(directory, MEMORY_BYTES);
         let mut failure = None;
         loop {
             let ended = brigade::read_body(r, PIECE_BYTES, |bytes| {

@@ -9,12 +9,11 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
-/// Bytes kept in memory before a file is opened.
-pub(crate) const MEMORY_BYTES: usize = 128 * 1024;
 
 /// A queue of bytes. Everything before `start` was taken.
 pub(crate) struct Spill<'d> {
     directory: &'d Path,
+    memory_bytes: usize,
     memory: Vec<u8>,
     file: Option<File>,
     start: u64,
@@ -57,7 +56,7 @@ impl<'d> Spill<'d> {
                 self.memory.clear();
                 (self.start, self.end) = (0, 0);
             }
-            if self.memory.len() + bytes.len() <= MEMORY_BYTES {
+            if self.memory.len() + bytes.len() <= self.memory_bytes {
                 self.memory.extend_from_slice(bytes);
                 self.end += bytes.len() as u64;
                 return Ok(());
@@ -129,10 +128,12 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    const MEMORY_BYTES: usize = 100_000;
+
     #[test]
     fn a_large_spill_becomes_a_file_range() {
         let directory = std::env::temp_dir();
-        let mut spill = Spill::new(&directory);
+        let mut spill = Spill::new(&directory, MEMORY_BYTES);
         let piece = vec![7u8; MEMORY_BYTES];
         spill.push(&piece).unwrap();
         spill.push(b"end").unwrap();
@@ -146,7 +147,7 @@ mod tests {
 
     #[test]
     fn a_missing_directory_is_named() {
-        let mut spill = Spill::new(Path::new("/nonexistent-for-passenger"));
+        let mut spill = Spill::new(Path::new("/nonexistent-for-passenger"), MEMORY_BYTES);
         let error = spill.push(&vec![0; MEMORY_BYTES + 1]).unwrap_err();
         assert!(error.to_string().contains("/nonexistent-for-passenger"));
     }
@@ -155,7 +156,7 @@ mod tests {
         #[test]
         fn bytes_come_out_as_they_went_in(steps in proptest::collection::vec((any::<bool>(), 1usize..60_000), 1..30)) {
             let directory = std::env::temp_dir();
-            let (mut spill, mut pushed, mut taken) = (Spill::new(&directory), Vec::new(), Vec::new());
+            let (mut spill, mut pushed, mut taken) = (Spill::new(&directory, MEMORY_BYTES), Vec::new(), Vec::new());
             for (is_push, n) in steps {
                 if is_push {
                     let bytes: Vec<u8> = (0..n).map(|i| ((i + pushed.len()) % 251) as u8).collect();

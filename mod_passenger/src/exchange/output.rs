@@ -43,7 +43,8 @@ impl<'d> Output<'d> {
     /// For a response whose body is sent, or only counted (`discards`: HEAD, 204, 304).
     pub(super) fn new(directory: &'d Path, has_socket: bool, discards: bool) -> Self {
         Self {
-            spill: Spill::new(directory),
+            // What is left at the end must fit under httpd's threshold, or be a file (httpd-notes section 5).
+            spill: Spill::new(directory, PIECE_BYTES / 2),
             has_socket,
             discards,
             is_unflushed: false,
