@@ -25,7 +25,10 @@ pub(crate) fn admit<'w>(
         return Ok(seat);
     }
     let failures = worker.view.group(group).map(|info| info.spawn_failures);
-    let mut waiter = worker.client.enqueue(group).map_err(|full| queue_full(worker, group, &full))?;
+    let mut waiter = worker
+        .client
+        .enqueue(group)
+        .map_err(|full| queue_full(worker, group, &full))?;
     worker.client.hint(Hint::CapacityWanted(group));
     loop {
         if let Some(seat) = waiter.wait(SLICE) {
@@ -63,5 +66,9 @@ fn is_client_gone(r: &Request<'_>) -> bool {
 
 fn queue_full(worker: &Worker, group: GroupRef, full: &QueueFull) -> RequestError {
     let limit = worker.view.group(group).map_or(0, |info| info.queue_limit);
-    RequestError::QueueFull { length: full.length, limit, oldest: full.oldest }
+    RequestError::QueueFull {
+        length: full.length,
+        limit,
+        oldest: full.oldest,
+    }
 }

@@ -81,11 +81,18 @@ pub(crate) struct Apps {
 impl Apps {
     /// An empty cache.
     pub(crate) fn new() -> Self {
-        Self { entries: RwLock::new(HashMap::new()) }
+        Self {
+            entries: RwLock::new(HashMap::new()),
+        }
     }
 
     /// The app at that place, if there is one. Looks at the file system at most once per `throttle`.
-    pub(crate) fn find(&self, place: &Place<'_>, generation: u64, throttle: Duration) -> Option<Arc<App>> {
+    pub(crate) fn find(
+        &self,
+        place: &Place<'_>,
+        generation: u64,
+        throttle: Duration,
+    ) -> Option<Arc<App>> {
         let key = key(place);
         let now = Instant::now();
         if let Some(entry) = self.entries.read().get(&key).filter(|e| e.is_for(place)) {
@@ -103,7 +110,10 @@ impl Apps {
         if entries.len() >= MAX_ENTRIES {
             entries.clear();
         }
-        let before = entries.get(&key).filter(|e| e.is_for(place)).and_then(|e| e.app.clone());
+        let before = entries
+            .get(&key)
+            .filter(|e| e.is_for(place))
+            .and_then(|e| e.app.clone());
         let app = is_app.then(|| before.unwrap_or_else(|| Arc::new(describe(place, generation))));
         let entry = Entry {
             chain: place.chain.into(),
@@ -139,7 +149,9 @@ fn is_app(place: &Place<'_>) -> bool {
     if place.is_declared {
         return true;
     }
-    let Some(root) = app_root(place) else { return false };
+    let Some(root) = app_root(place) else {
+        return false;
+    };
     match place.startup_file {
         Some(file) => root.join(file).exists(),
         None => STARTUP_FILES.iter().any(|file| root.join(file).exists()),
@@ -183,7 +195,8 @@ mod tests {
     }
 
     fn directory(name: &str) -> PathBuf {
-        let directory = std::env::temp_dir().join(format!("passenger-apps-{name}-{}", std::process::id()));
+        let directory =
+            std::env::temp_dir().join(format!("passenger-apps-{name}-{}", std::process::id()));
         std::fs::create_dir_all(directory.join("public")).unwrap();
         directory
     }
@@ -213,10 +226,11 @@ mod tests {
         std::os::unix::fs::symlink(app.join("public"), host.join("public/sub")).unwrap();
         let public = host.join("public").to_str().unwrap().to_owned();
         let apps = Apps::new();
-        assert!(apps.find(&place(&public, "/sub"), 1, Duration::ZERO).is_some());
+        assert!(apps
+            .find(&place(&public, "/sub"), 1, Duration::ZERO)
+            .is_some());
         assert!(apps.find(&place(&public, ""), 1, Duration::ZERO).is_none());
         std::fs::remove_dir_all(host).unwrap();
         std::fs::remove_dir_all(app).unwrap();
     }
 }
-

@@ -28,7 +28,12 @@ struct Paths<'r> {
 }
 
 /// The head of a binary request. `body_bytes` is the length of the body where it is known.
-pub(crate) fn binary(r: &Request<'_>, base_uri: &str, software: &str, body_bytes: Option<u64>) -> RequestFrame {
+pub(crate) fn binary(
+    r: &Request<'_>,
+    base_uri: &str,
+    software: &str,
+    body_bytes: Option<u64>,
+) -> RequestFrame {
     let mut frame = RequestFrame::new();
     let paths = paths(r, base_uri);
     frame.pair(b"REQUEST_METHOD", r.method());
@@ -82,12 +87,21 @@ fn variable_name(name: &[u8], key: &mut Vec<u8>) -> bool {
     }
     key.clear();
     key.extend_from_slice(b"HTTP_");
-    key.extend(name.iter().map(|b| if *b == b'-' { b'_' } else { b.to_ascii_uppercase() }));
+    key.extend(name.iter().map(|b| {
+        if *b == b'-' {
+            b'_'
+        } else {
+            b.to_ascii_uppercase()
+        }
+    }));
     true
 }
 
 fn is_not_forwarded(name: &[u8]) -> bool {
-    NOT_FORWARDED.iter().any(|n| name.eq_ignore_ascii_case(n.as_bytes())) || name.starts_with(b"!~")
+    NOT_FORWARDED
+        .iter()
+        .any(|n| name.eq_ignore_ascii_case(n.as_bytes()))
+        || name.starts_with(b"!~")
 }
 
 /// The head of an HTTP/1.1 request. `body_bytes` is the length of the body, `None` for chunks.
@@ -115,7 +129,10 @@ pub(crate) fn http(r: &Request<'_>, base_uri: &str, body_bytes: Option<u64>) -> 
     }
     forwarded_for.extend_from_slice(r.client_address());
     head.field(b"X-Forwarded-For", &forwarded_for);
-    head.field(b"X-Forwarded-Proto", if r.is_https() { b"https" } else { b"http" });
+    head.field(
+        b"X-Forwarded-Proto",
+        if r.is_https() { b"https" } else { b"http" },
+    );
     head.finish()
 }
 
@@ -128,14 +145,21 @@ fn paths<'r>(r: &Request<'r>, base_uri: &str) -> Paths<'r> {
         Some(rest) => Cow::from(rest.to_vec()),
         None => path,
     };
-    let path_info = if path_info.is_empty() { Cow::from(&b"/"[..]) } else { path_info };
+    let path_info = if path_info.is_empty() {
+        Cow::from(&b"/"[..])
+    } else {
+        path_info
+    };
     // A target such as "*" or one that a rewrite left unescaped must not become a broken request line.
     let request_uri = if request_uri.iter().all(|b| b.is_ascii_graphic()) {
         Cow::from(request_uri)
     } else {
         Cow::from(escape(request_uri, b"?"))
     };
-    Paths { request_uri, path_info }
+    Paths {
+        request_uri,
+        path_info,
+    }
 }
 
 /// The client's own spelling of the path where it means the path httpd mapped, else that path escaped again
@@ -152,12 +176,16 @@ fn escaped_path<'r>(raw: &'r [u8], decoded: &'r [u8]) -> Cow<'r, [u8]> {
 
 /// `/path` of `http://host/path` (absolute-form); everything else unchanged.
 fn without_authority(target: &[u8]) -> &[u8] {
-    let Some(at) = target.windows(3).position(|w| w == b"://") else { return target };
+    let Some(at) = target.windows(3).position(|w| w == b"://") else {
+        return target;
+    };
     if !target[..at].iter().all(u8::is_ascii_alphanumeric) {
         return target;
     }
     let rest = &target[at + 3..];
-    rest.iter().position(|b| *b == b'/').map_or(&b"/"[..], |slash| &rest[slash..])
+    rest.iter()
+        .position(|b| *b == b'/')
+        .map_or(&b"/"[..], |slash| &rest[slash..])
 }
 
 fn unescape(bytes: &[u8]) -> Option<Vec<u8>> {
@@ -184,7 +212,11 @@ fn escape(bytes: &[u8], keep: &[u8]) -> Vec<u8> {
         if (byte.is_ascii_graphic() && !b"#%?".contains(byte)) || keep.contains(byte) {
             out.push(*byte);
         } else {
-            out.extend_from_slice(&[b'%', HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
+            out.extend_from_slice(&[
+                b'%',
+                HEX[usize::from(byte >> 4)],
+                HEX[usize::from(byte & 15)],
+            ]);
         }
     }
     out
@@ -200,8 +232,19 @@ mod tests {
         let mut key = Vec::new();
         assert!(variable_name(b"X-Foo", &mut key));
         assert_eq!(key, b"HTTP_X_FOO");
-        for name in [&b"X_Foo"[..], b"Proxy", b"proxy", b"Connection", b"!~FLAGS", b"Transfer-Encoding"] {
-            assert!(!variable_name(name, &mut key), "{}", String::from_utf8_lossy(name));
+        for name in [
+            &b"X_Foo"[..],
+            b"Proxy",
+            b"proxy",
+            b"Connection",
+            b"!~FLAGS",
+            b"Transfer-Encoding",
+        ] {
+            assert!(
+                !variable_name(name, &mut key),
+                "{}",
+                String::from_utf8_lossy(name)
+            );
         }
     }
 

@@ -20,11 +20,19 @@ pub(crate) enum RequestError {
     /// The agent refuses this configuration.
     Refused { reason: String },
     /// All seats and the queue are full.
-    QueueFull { length: u32, limit: u32, oldest: Duration },
+    QueueFull {
+        length: u32,
+        limit: u32,
+        oldest: Duration,
+    },
     /// The app does not start.
     Spawn(Box<SpawnFailure>),
     /// The app's response is not one.
-    BadResponse { pid_hint: String, error: HeadError, sample: String },
+    BadResponse {
+        pid_hint: String,
+        error: HeadError,
+        sample: String,
+    },
     /// The app died or closed before it answered, and the request may not be sent again.
     NoResponse { process: String, error: io::Error },
 }
@@ -109,7 +117,11 @@ mod tests {
     fn a_full_disk_is_507_and_a_full_queue_503() {
         let full = io::Error::from_raw_os_error(libc::ENOSPC);
         assert_eq!(RequestError::BufferFile { error: full }.status(), 507);
-        let queue = RequestError::QueueFull { length: 100, limit: 100, oldest: Duration::from_millis(12) };
+        let queue = RequestError::QueueFull {
+            length: 100,
+            limit: 100,
+            oldest: Duration::from_millis(12),
+        };
         assert_eq!(queue.status(), 503);
         assert!(queue.to_string().contains("100 waiting"));
     }
@@ -121,11 +133,26 @@ mod tests {
             RequestError::ClientBody { status: 400 },
             RequestError::ClientGone,
             RequestError::BufferFile { error: io() },
-            RequestError::NoInstance { reason: String::new() },
-            RequestError::Refused { reason: String::new() },
-            RequestError::QueueFull { length: 0, limit: 0, oldest: Duration::ZERO },
-            RequestError::BadResponse { pid_hint: String::new(), error: HeadError::OddPieces, sample: String::new() },
-            RequestError::NoResponse { process: String::new(), error: io() },
+            RequestError::NoInstance {
+                reason: String::new(),
+            },
+            RequestError::Refused {
+                reason: String::new(),
+            },
+            RequestError::QueueFull {
+                length: 0,
+                limit: 0,
+                oldest: Duration::ZERO,
+            },
+            RequestError::BadResponse {
+                pid_hint: String::new(),
+                error: HeadError::OddPieces,
+                sample: String::new(),
+            },
+            RequestError::NoResponse {
+                process: String::new(),
+                error: io(),
+            },
         ];
         let mut codes: Vec<_> = all.iter().map(RequestError::code).collect();
         codes.sort_unstable();

@@ -20,7 +20,11 @@ pub(crate) fn answer(r: &mut Request<'_>, error: &RequestError) -> Outcome {
             Outcome::Answered
         }
         RequestError::Spawn(failure) => {
-            let page = if failure.friendly { detailed(failure) } else { plain(&failure.id) };
+            let page = if failure.friendly {
+                detailed(failure)
+            } else {
+                plain(&failure.id)
+            };
             send(r, error.status(), &page)
         }
         _ => {
@@ -36,9 +40,23 @@ fn send(r: &mut Request<'_>, status: u16, page: &str) -> Outcome {
     r.set_status(status, None);
     r.set_content_type(c"text/html; charset=utf-8");
     r.headers_out().set(c"Cache-Control", c"no-store");
-    r.headers_out().set(c"Content-Length", &c_string(page.len().to_string().as_bytes()));
-    let data = if r.is_head() { &[][..] } else { page.as_bytes() };
-    let _ = brigade::write(r, brigade::Output { data, end: true, ..Default::default() });
+    r.headers_out().set(
+        c"Content-Length",
+        &c_string(page.len().to_string().as_bytes()),
+    );
+    let data = if r.is_head() {
+        &[][..]
+    } else {
+        page.as_bytes()
+    };
+    let _ = brigade::write(
+        r,
+        brigade::Output {
+            data,
+            end: true,
+            ..Default::default()
+        },
+    );
     Outcome::Answered
 }
 
@@ -59,7 +77,12 @@ fn plain(id: &str) -> String {
 fn detailed(failure: &SpawnFailure) -> String {
     let mut facts = String::new();
     for (name, value) in &failure.facts {
-        let _ = write!(facts, "<tr><th>{}</th><td><code>{}</code></td></tr>", escape(name), escape(value));
+        let _ = write!(
+            facts,
+            "<tr><th>{}</th><td><code>{}</code></td></tr>",
+            escape(name),
+            escape(value)
+        );
     }
     format!(
         "<!DOCTYPE html><html lang=\"en\"><head><meta charset=\"utf-8\">\
@@ -73,7 +96,11 @@ fn detailed(failure: &SpawnFailure) -> String {
         escape(&failure.step),
         escape(&failure.id),
         escape(&failure.advice),
-        escape(if failure.output.is_empty() { "(nothing)" } else { &failure.output }),
+        escape(if failure.output.is_empty() {
+            "(nothing)"
+        } else {
+            &failure.output
+        }),
     )
 }
 
@@ -107,7 +134,11 @@ mod tests {
             facts: vec![("user".into(), "<x>".into())],
         };
         let page = detailed(&failure);
-        assert!(!page.contains("<script>") && page.contains("a &amp; &quot;b&quot;") && page.contains("&lt;x&gt;"));
+        assert!(
+            !page.contains("<script>")
+                && page.contains("a &amp; &quot;b&quot;")
+                && page.contains("&lt;x&gt;")
+        );
     }
 
     #[test]

@@ -37,7 +37,9 @@ pub(crate) fn handle(r: &mut Request<'_>) -> Outcome {
     if r.handler() != mapping::HANDLER.to_bytes() {
         return Outcome::Declined;
     }
-    let Some(mapping) = r.attached() else { return Outcome::Declined };
+    let Some(mapping) = r.attached() else {
+        return Outcome::Declined;
+    };
     match serve(r, &mapping.app, mapping.buffers_upload) {
         Ok(()) => Outcome::Answered,
         Err(error) => {
@@ -51,7 +53,9 @@ pub(crate) fn handle(r: &mut Request<'_>) -> Outcome {
 }
 
 fn serve(r: &mut Request<'_>, app: &App, buffers_upload: bool) -> Result<(), RequestError> {
-    let worker = worker::get().map_err(|e| RequestError::NoInstance { reason: e.to_string() })?;
+    let worker = worker::get().map_err(|e| RequestError::NoInstance {
+        reason: e.to_string(),
+    })?;
     let globals = config::globals();
     let body = RequestBody::receive(r, buffers_upload, &globals.data_buffer_dir)?;
     let base_uri = &app.registration.base_uri;
@@ -99,11 +103,20 @@ impl Tries {
             is_replayable: body.is_replayable(),
             executions: 0,
         };
-        Self { request, attempts: 0, avoid: None }
+        Self {
+            request,
+            attempts: 0,
+            avoid: None,
+        }
     }
 
     /// Whether the request may go again after that failure.
-    fn again(&mut self, worker: &Worker, process: ProcessRef, failure: Failure) -> Result<(), RequestError> {
+    fn again(
+        &mut self,
+        worker: &Worker,
+        process: ProcessRef,
+        failure: Failure,
+    ) -> Result<(), RequestError> {
         self.attempts += 1;
         let verdict = verdict(&failure, self.request);
         if verdict == Verdict::Never || self.attempts > MAX_ATTEMPTS {
@@ -133,9 +146,12 @@ fn give_up(process: ProcessRef, failure: Failure) -> RequestError {
     let process = format!("{}.{}", process.slot(), process.generation());
     match failure {
         Failure::ClientGone => RequestError::ClientGone,
-        Failure::Unread(error) | Failure::MayHaveRun(error) => RequestError::NoResponse { process, error },
-        Failure::Answered(reason) => {
-            RequestError::NoResponse { process, error: io::Error::other(reason) }
+        Failure::Unread(error) | Failure::MayHaveRun(error) => {
+            RequestError::NoResponse { process, error }
         }
+        Failure::Answered(reason) => RequestError::NoResponse {
+            process,
+            error: io::Error::other(reason),
+        },
     }
 }

@@ -49,7 +49,10 @@ pub(crate) fn map(r: &mut Request<'_>) -> bool {
     };
     let globals = config::globals();
     let throttle = Duration::from_secs(u64::from(globals.stat_throttle_rate));
-    let Some(app) = APPS.get_or_init(Apps::new).find(&place, globals.generation, throttle) else {
+    let Some(app) = APPS
+        .get_or_init(Apps::new)
+        .find(&place, globals.generation, throttle)
+    else {
         return false;
     };
     let mapping = Mapping {
@@ -80,7 +83,9 @@ fn is_static(r: &Request<'_>) -> bool {
         FileType::Directory => {
             r.is_get_or_head()
                 && r.uri().ends_with(b"/")
-                && Path::new(OsStr::from_bytes(r.filename())).join("index.html").is_file()
+                && Path::new(OsStr::from_bytes(r.filename()))
+                    .join("index.html")
+                    .is_file()
         }
         _ => false,
     }
@@ -92,5 +97,11 @@ fn base_uri<'a>(config: &DirConfig<'a>, path: &[u8]) -> &'a str {
         let rest = path.strip_prefix(base.as_bytes());
         base.len() > 1 && rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
     };
-    config.base_uris().iter().filter(matches).max_by_key(|base| base.len()).copied().unwrap_or("")
+    config
+        .base_uris()
+        .iter()
+        .filter(matches)
+        .max_by_key(|base| base.len())
+        .copied()
+        .unwrap_or("")
 }

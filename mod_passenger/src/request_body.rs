@@ -32,7 +32,11 @@ impl RequestBody {
     ///
     /// # Errors
     /// What httpd's filters say of the client's body, or a full disk.
-    pub(crate) fn receive(r: &mut Request<'_>, buffers: bool, directory: &Path) -> Result<Self, RequestError> {
+    pub(crate) fn receive(
+        r: &mut Request<'_>,
+        buffers: bool,
+        directory: &Path,
+    ) -> Result<Self, RequestError> {
         if !r.has_body() {
             return Ok(Self::Empty);
         }
@@ -88,15 +92,23 @@ impl RequestBody {
     ///
     /// # Errors
     /// When the buffer file cannot be read.
-    pub(crate) fn piece(&self, offset: u64, most: usize) -> std::io::Result<std::borrow::Cow<'_, [u8]>> {
+    pub(crate) fn piece(
+        &self,
+        offset: u64,
+        most: usize,
+    ) -> std::io::Result<std::borrow::Cow<'_, [u8]>> {
         match self {
             Self::Empty | Self::Stream(_) => Ok((&[][..]).into()),
             Self::Memory(bytes) => {
-                let start = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
+                let start = usize::try_from(offset)
+                    .unwrap_or(usize::MAX)
+                    .min(bytes.len());
                 Ok(bytes[start..].into())
             }
             Self::File(file, len) => {
-                let n = usize::try_from(len.saturating_sub(offset)).unwrap_or(usize::MAX).min(most);
+                let n = usize::try_from(len.saturating_sub(offset))
+                    .unwrap_or(usize::MAX)
+                    .min(most);
                 let mut bytes = vec![0; n];
                 file.read_exact_at(&mut bytes, offset)?;
                 Ok(bytes.into())

@@ -9,7 +9,6 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
-
 /// A queue of bytes. Everything before `start` was taken.
 pub(crate) struct Spill<'d> {
     directory: &'d Path,
@@ -31,9 +30,16 @@ pub(crate) enum Rest {
 }
 
 impl<'d> Spill<'d> {
-    /// An empty spill whose file, if it comes to that, is in `directory`.
-    pub(crate) fn new(directory: &'d Path) -> Self {
-        Self { directory, memory: Vec::new(), file: None, start: 0, end: 0 }
+    /// An empty spill that keeps `memory_bytes` before it opens a file in `directory`.
+    pub(crate) fn new(directory: &'d Path, memory_bytes: usize) -> Self {
+        Self {
+            directory,
+            memory_bytes,
+            memory: Vec::new(),
+            file: None,
+            start: 0,
+            end: 0,
+        }
     }
 
     /// Bytes not taken yet.
@@ -119,7 +125,10 @@ fn unnamed_file(directory: &Path) -> io::Result<File> {
         .mode(0o600)
         .open(directory)
         .map_err(|e| {
-            io::Error::new(e.kind(), format!("cannot make a buffer file in {}: {e}", directory.display()))
+            io::Error::new(
+                e.kind(),
+                format!("cannot make a buffer file in {}: {e}", directory.display()),
+            )
         })
 }
 

@@ -15,12 +15,12 @@ use crate::environment;
 use crate::error::RequestError;
 use crate::ffi::request::Request;
 use crate::request_body::RequestBody;
+use crate::upstream::body::BodyDecoder;
 use crate::upstream::connection::Connection;
 use crate::upstream::frame::{self, RequestFrame, ResponseHeader};
 use crate::upstream::head::{HeadError, ResponseHead};
 use crate::upstream::http1;
 use crate::upstream::retry::{classify, Failure};
-use crate::upstream::body::BodyDecoder;
 use crate::worker::Worker;
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use passenger_shm::{Hint, ProcessRef, ProcessState, Protocol, Seat};
@@ -50,7 +50,14 @@ impl<'a> Outbound<'a> {
         buffer_directory: &'a Path,
         software: &'a str,
     ) -> Self {
-        Self { body, base_uri, buffer_directory, software, binary: None, http: None }
+        Self {
+            body,
+            base_uri,
+            buffer_directory,
+            software,
+            binary: None,
+            http: None,
+        }
     }
 
     /// The head for one attempt, encoded once per protocol.
@@ -71,7 +78,8 @@ impl<'a> Outbound<'a> {
                     RequestBody::Stream(length) => *length,
                     _ => body.len(),
                 };
-                self.http.get_or_insert_with(|| environment::http(r, base_uri, bytes))
+                self.http
+                    .get_or_insert_with(|| environment::http(r, base_uri, bytes))
             }
         }
     }
@@ -118,7 +126,13 @@ pub(crate) fn attempt(
     };
     let (number, protocol) = (seat.number(), seat.protocol());
     let client = r.client_socket();
-    let attempt = Attempt { worker, process, seat: Some(seat), connection, client };
+    let attempt = Attempt {
+        worker,
+        process,
+        seat: Some(seat),
+        connection,
+        client,
+    };
     attempt.run(r, outbound, number, protocol)
 }
 
@@ -173,7 +187,11 @@ impl Attempt<'_, '_> {
                 Err(Interruption::ClientGone) => return Err(self.abandon()),
                 Err(Interruption::Io(error)) => {
                     self.settle();
-                    return Err(if seen { self.fatal(error) } else { failed(error, body) });
+                    return Err(if seen {
+                        self.fatal(error)
+                    } else {
+                        failed(error, body)
+                    });
                 }
             }
         }
@@ -199,7 +217,10 @@ impl Attempt<'_, '_> {
     }
 
     fn is_process_dead(&self) -> bool {
-        matches!(self.worker.view.process_state(self.process), None | Some(ProcessState::Dead))
+        matches!(
+            self.worker.view.process_state(self.process),
+            None | Some(ProcessState::Dead)
+        )
     }
 
     /// The app closed or died: its seat is free whatever it was doing.
@@ -222,11 +243,18 @@ impl Attempt<'_, '_> {
     fn bad_response(&mut self, error: HeadError) -> AttemptError {
         let sample = sample(self.connection.input());
         let _ = self.abandon();
-        AttemptError::Fatal(RequestError::BadResponse { pid_hint: self.name(), error, sample })
+        AttemptError::Fatal(RequestError::BadResponse {
+            pid_hint: self.name(),
+            error,
+            sample,
+        })
     }
 
     fn fatal(&self, error: io::Error) -> AttemptError {
-        AttemptError::Fatal(RequestError::NoResponse { process: self.name(), error })
+        AttemptError::Fatal(RequestError::NoResponse {
+            process: self.name(),
+            error,
+        })
     }
 
     fn name(&self) -> String {
@@ -258,21 +286,36 @@ fn parse(
     is_head: bool,
 ) -> Result<Option<(Response, usize)>, HeadError> {
     if protocol == Protocol::Http {
-        let Some(parsed) = http1::parse_head(input, is_head)? else { return Ok(None) };
+        let Some(parsed) = http1::parse_head(input, is_head)? else {
+            return Ok(None);
+        };
         if parsed.head.status == 101 {
-            return Err(HeadError::BadHttp { reason: "101 without an upgrade request".into() });
+            return Err(HeadError::BadHttp {
+                reason: "101 without an upgrade request".into(),
+            });
         }
         let is_interim = parsed.head.status < 200;
-        let response =
-            Response { head: parsed.head, body: parsed.body, keeps_alive: parsed.keeps_alive, is_interim };
+        let response = Response {
+            head: parsed.head,
+            body: parsed.body,
+            keeps_alive: parsed.keeps_alive,
+            is_interim,
+        };
         return Ok(Some((response, parsed.consumed)));
     }
-    let Some(header) = ResponseHeader::parse(input)? else { return Ok(None) };
+    let Some(header) = ResponseHeader::parse(input)? else {
+        return Ok(None);
+    };
     if header.number != number {
-        return Err(HeadError::WrongNumber { expected: number, got: header.number });
+        return Err(HeadError::WrongNumber {
+            expected: number,
+            got: header.number,
+        });
     }
     let end = frame::HEADER_BYTES + header.head_bytes;
-    let Some(head) = input.get(frame::HEADER_BYTES..end) else { return Ok(None) };
+    let Some(head) = input.get(frame::HEADER_BYTES..end) else {
+        return Ok(None);
+    };
     let head = frame::parse_head(head)?;
     let body = match header.body_bytes {
         _ if header.is_raw => BodyDecoder::UntilClose,
@@ -280,7 +323,15 @@ fn parse(
         n => BodyDecoder::Length(n),
     };
     let keeps_alive = !header.is_last && !header.is_raw;
-    Ok(Some((Response { head, body, keeps_alive, is_interim: header.is_interim }, end)))
+    Ok(Some((
+        Response {
+            head,
+            body,
+            keeps_alive,
+            is_interim: header.is_interim,
+        },
+        end,
+    )))
 }
 
 /// What a client's socket is polled for to learn that it left (`nix` has no name for `POLLRDHUP`).
@@ -294,7 +345,9 @@ pub(crate) fn is_gone(client: BorrowedFd<'_>) -> bool {
 
 /// Whether a poll found that the client left. `nix` returns `None` for the bit it has no name for.
 fn has_left(polled: &PollFd<'_>) -> bool {
-    polled.revents().is_none_or(|events| events.intersects(PollFlags::POLLHUP | PollFlags::POLLERR))
+    polled
+        .revents()
+        .is_none_or(|events| events.intersects(PollFlags::POLLHUP | PollFlags::POLLERR))
 }
 
 /// The first bytes of a response, printable.

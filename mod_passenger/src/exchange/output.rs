@@ -89,7 +89,13 @@ impl<'d> Output<'d> {
     fn pass(&mut self, r: &mut Request<'_>, bytes: &[u8]) -> Result<(), OutputError> {
         self.has_passed = true;
         self.is_unflushed = true;
-        Ok(brigade::write(r, brigade::Output { data: bytes, ..Default::default() })?)
+        Ok(brigade::write(
+            r,
+            brigade::Output {
+                data: bytes,
+                ..Default::default()
+            },
+        )?)
     }
 
     /// Moves on what the client takes without waiting.
@@ -113,7 +119,13 @@ impl<'d> Output<'d> {
         if !self.awaits_client(r) {
             self.has_passed = true;
             self.is_unflushed = false;
-            brigade::write(r, brigade::Output { flush: true, ..Default::default() })?;
+            brigade::write(
+                r,
+                brigade::Output {
+                    flush: true,
+                    ..Default::default()
+                },
+            )?;
         }
         Ok(())
     }
@@ -123,24 +135,50 @@ impl<'d> Output<'d> {
     pub(super) fn finish(mut self, r: &mut Request<'_>, last: &[u8]) -> Result<(), OutputError> {
         if self.discards || self.spill.is_empty() {
             let data = if self.discards { &[] } else { last };
-            return Ok(brigade::write(r, brigade::Output { data, end: true, ..Default::default() })?);
+            return Ok(brigade::write(
+                r,
+                brigade::Output {
+                    data,
+                    end: true,
+                    ..Default::default()
+                },
+            )?);
         }
         self.spill.push(last).map_err(OutputError::Spill)?;
         let end = match self.spill.into_rest() {
-            Rest::File(fd, offset, len) => {
-                brigade::write(r, brigade::Output { file: Some((fd, offset, len)), end: true, ..Default::default() })
-            }
-            Rest::Memory(bytes, from) => {
-                brigade::write(r, brigade::Output { data: &bytes[from..], end: true, ..Default::default() })
-            }
-            Rest::Nothing => brigade::write(r, brigade::Output { end: true, ..Default::default() }),
+            Rest::File(fd, offset, len) => brigade::write(
+                r,
+                brigade::Output {
+                    file: Some((fd, offset, len)),
+                    end: true,
+                    ..Default::default()
+                },
+            ),
+            Rest::Memory(bytes, from) => brigade::write(
+                r,
+                brigade::Output {
+                    data: &bytes[from..],
+                    end: true,
+                    ..Default::default()
+                },
+            ),
+            Rest::Nothing => brigade::write(
+                r,
+                brigade::Output {
+                    end: true,
+                    ..Default::default()
+                },
+            ),
         };
         Ok(end?)
     }
 
     /// The response is broken off after its head: passes what is there, then makes the client notice.
     pub(super) fn truncate(self, r: &mut Request<'_>) {
-        let mut output = brigade::Output { truncated: true, ..Default::default() };
+        let mut output = brigade::Output {
+            truncated: true,
+            ..Default::default()
+        };
         let rest = self.spill.into_rest();
         match rest {
             Rest::File(fd, offset, len) => output.file = Some((fd, offset, len)),

@@ -37,7 +37,12 @@ impl Attempt<'_, '_> {
         response: Response,
         whole_body_sent: bool,
     ) -> Result<(), AttemptError> {
-        let Response { head, body: mut decoder, keeps_alive, .. } = response;
+        let Response {
+            head,
+            body: mut decoder,
+            keeps_alive,
+            ..
+        } = response;
         let discards = r.is_head() || head.is_bodyless();
         set_head(r, &head, &decoder, discards);
         let has_socket = self.client.is_some() && !r.is_subrequest();
@@ -59,13 +64,20 @@ impl Attempt<'_, '_> {
                 }
             }
             gathered.clear();
-            if let Err(BadBody(reason)) = gather(&mut decoder, &mut self.connection, &mut gathered) {
+            if let Err(BadBody(reason)) = gather(&mut decoder, &mut self.connection, &mut gathered)
+            {
                 let _ = self.abandon();
                 return Err(self.broken_off(r, output, reason));
             }
             let fits = budget.spend(&mut gathered);
             if decoder.is_done() || !fits {
-                return self.complete(r, output, &gathered, &budget, keeps_alive && whole_body_sent);
+                return self.complete(
+                    r,
+                    output,
+                    &gathered,
+                    &budget,
+                    keeps_alive && whole_body_sent,
+                );
             }
             if let Err(e) = output.add(r, &gathered) {
                 return Err(self.output_failed(r, e));
@@ -77,7 +89,11 @@ impl Attempt<'_, '_> {
                 }
                 Event::End | Event::Died => {
                     self.settle();
-                    return Err(self.broken_off(r, output, "the application closed the connection"));
+                    return Err(self.broken_off(
+                        r,
+                        output,
+                        "the application closed the connection",
+                    ));
                 }
             }
         }
@@ -117,16 +133,28 @@ impl Attempt<'_, '_> {
     }
 
     /// Waits for the app while the client is served from what was held back.
-    fn await_app(&mut self, r: &mut Request<'_>, output: &mut Output<'_>) -> Result<Event, AttemptError> {
+    fn await_app(
+        &mut self,
+        r: &mut Request<'_>,
+        output: &mut Output<'_>,
+    ) -> Result<Event, AttemptError> {
         loop {
             if let Err(e) = output.pump(r) {
                 return Err(self.output_failed(r, e));
             }
             let is_full = output.held_back() >= crate::config::globals().response_high_watermark;
-            let app = if is_full { PollFlags::empty() } else { PollFlags::POLLIN };
+            let app = if is_full {
+                PollFlags::empty()
+            } else {
+                PollFlags::POLLIN
+            };
             let mut fds = vec![PollFd::new(self.connection.as_fd(), app)];
             if let Some(client) = self.client {
-                let wants = if output.awaits_client(r) { PollFlags::POLLOUT } else { PollFlags::empty() };
+                let wants = if output.awaits_client(r) {
+                    PollFlags::POLLOUT
+                } else {
+                    PollFlags::empty()
+                };
                 fds.push(PollFd::new(client, wants | LEFT));
             }
             let flushes = output.is_unflushed() && !output.awaits_client(r);
@@ -167,7 +195,9 @@ impl Attempt<'_, '_> {
     /// Puts the connection into the cache if it can serve another request.
     fn keep(self, reusable: bool) {
         if reusable {
-            self.worker.connections.checkin(self.process, self.connection);
+            self.worker
+                .connections
+                .checkin(self.process, self.connection);
         }
     }
 
@@ -177,10 +207,18 @@ impl Attempt<'_, '_> {
     }
 
     /// A response that cannot be completed: a plain 502 if nothing reached the client, else a visible break.
-    fn broken_off(&mut self, r: &mut Request<'_>, output: Output<'_>, reason: &str) -> AttemptError {
+    fn broken_off(
+        &mut self,
+        r: &mut Request<'_>,
+        output: Output<'_>,
+        reason: &str,
+    ) -> AttemptError {
         if !output.has_passed() && output.held_back() == 0 {
             let error = io::Error::new(io::ErrorKind::UnexpectedEof, reason.to_owned());
-            return AttemptError::Fatal(RequestError::NoResponse { process: self.name(), error });
+            return AttemptError::Fatal(RequestError::NoResponse {
+                process: self.name(),
+                error,
+            });
         }
         output.truncate(r);
         AttemptError::Truncated(format!("application process {}: {reason}", self.name()))
@@ -221,7 +259,10 @@ fn gather(
 
 /// Copies status and fields to httpd.
 fn set_head(r: &mut Request<'_>, head: &ResponseHead, decoder: &BodyDecoder, discards: bool) {
-    let reason = head.reason.as_deref().unwrap_or_else(|| reason_of(head.status));
+    let reason = head
+        .reason
+        .as_deref()
+        .unwrap_or_else(|| reason_of(head.status));
     let line = c_string(format!("{} {reason}", head.status).as_bytes());
     r.set_status(head.status, Some(&line));
     let fields = r.headers_out();
@@ -292,7 +333,10 @@ struct Budget {
 impl Budget {
     fn new(head: &ResponseHead, decoder: &BodyDecoder, discards: bool) -> Self {
         let counts = !discards && !matches!(decoder, BodyDecoder::Length(_));
-        Self { left: head.content_length.filter(|_| counts), is_overrun: false }
+        Self {
+            left: head.content_length.filter(|_| counts),
+            is_overrun: false,
+        }
     }
 
     /// Cuts `bytes` to what may still be sent; `false` when something was cut.
@@ -324,7 +368,8 @@ mod tests {
 
     fn budget(announced: u64) -> Budget {
         let mut head = ResponseHead::from_status(b"200").unwrap();
-        head.push(b"Content-Length", announced.to_string().as_bytes()).unwrap();
+        head.push(b"Content-Length", announced.to_string().as_bytes())
+            .unwrap();
         Budget::new(&head, &BodyDecoder::frames(), false)
     }
 
@@ -337,7 +382,10 @@ mod tests {
         let mut long = budget(3);
         let mut bytes = b"abcd".to_vec();
         assert!(!long.spend(&mut bytes));
-        assert_eq!((bytes.as_slice(), long.verdict()), (&b"abc"[..], Length::TooLong));
+        assert_eq!(
+            (bytes.as_slice(), long.verdict()),
+            (&b"abc"[..], Length::TooLong)
+        );
 
         let mut short = budget(3);
         assert!(short.spend(&mut b"ab".to_vec()));

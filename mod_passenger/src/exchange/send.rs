@@ -84,7 +84,9 @@ impl Attempt<'_, '_> {
                 Ok(ended) => ended,
                 Err(e) => {
                     let _ = self.abandon();
-                    return Err(AttemptError::Fatal(RequestError::ClientBody { status: e.0 }));
+                    return Err(AttemptError::Fatal(RequestError::ClientBody {
+                        status: e.0,
+                    }));
                 }
             };
             if ended {
@@ -121,7 +123,10 @@ impl Attempt<'_, '_> {
 
     fn await_room(&mut self) -> Result<Sent, Interruption> {
         loop {
-            let app = PollFd::new(self.connection.as_fd(), PollFlags::POLLIN | PollFlags::POLLOUT);
+            let app = PollFd::new(
+                self.connection.as_fd(),
+                PollFlags::POLLIN | PollFlags::POLLOUT,
+            );
             let mut fds = vec![app];
             fds.extend(self.client.map(|fd| PollFd::new(fd, LEFT)));
             match poll(&mut fds, PollTimeout::from(1000u16)) {
@@ -144,7 +149,12 @@ impl Attempt<'_, '_> {
         }
     }
 
-    fn send_failed(&mut self, error: io::Error, head_accepted: bool, body: &RequestBody) -> AttemptError {
+    fn send_failed(
+        &mut self,
+        error: io::Error,
+        head_accepted: bool,
+        body: &RequestBody,
+    ) -> AttemptError {
         // Closed by the app, idle or dying: whatever it is doing, it is not this request.
         if let Some(seat) = self.seat.take() {
             seat.release();

@@ -98,9 +98,8 @@ fn read_bucket(bucket: *mut c::apr_bucket, sink: &mut impl FnMut(&[u8])) -> Resu
     let mut data: *const c_char = std::ptr::null();
     let mut len: c::apr_size_t = 0;
     // SAFETY: a live data bucket; `data` and `len` receive a range that lives until the bucket changes.
-    let status = unsafe {
-        c::psgr_bucket_read(bucket, &raw mut data, &raw mut len, c::APR_BLOCK_READ)
-    };
+    let status =
+        unsafe { c::psgr_bucket_read(bucket, &raw mut data, &raw mut len, c::APR_BLOCK_READ) };
     if status != 0 {
         return Err(BodyError(HTTP_BAD_REQUEST));
     }
@@ -138,7 +137,11 @@ pub(crate) fn write(r: &mut Request<'_>, output: Output<'_>) -> Result<(), Clien
         // SAFETY: transient buckets refer to `data`, which outlives the call below; filters that keep
         // data copy it (apr_bucket_setaside).
         let bucket = unsafe {
-            c::apr_bucket_transient_create(output.data.as_ptr().cast(), output.data.len() as _, allocator)
+            c::apr_bucket_transient_create(
+                output.data.as_ptr().cast(),
+                output.data.len() as _,
+                allocator,
+            )
         };
         brigade.push(bucket);
     }
@@ -184,7 +187,9 @@ fn push_file(r: &Request<'_>, brigade: &Brigade, file: OwnedFd, offset: u64, len
     }
     let mut handle: *mut c::apr_file_t = std::ptr::null_mut();
     let mut os_file: c::apr_os_file_t = fd;
-    let flags = c_int::try_from(c::APR_FOPEN_READ | c::APR_FOPEN_SENDFILE_ENABLED | c::APR_FOPEN_XTHREAD).unwrap_or(1);
+    let flags =
+        c_int::try_from(c::APR_FOPEN_READ | c::APR_FOPEN_SENDFILE_ENABLED | c::APR_FOPEN_XTHREAD)
+            .unwrap_or(1);
     // SAFETY: `os_file` is an open descriptor; the handle lives in the request's pool.
     let status = unsafe { c::apr_os_file_put(&raw mut handle, &raw mut os_file, flags, pool) };
     if status != 0 || handle.is_null() {

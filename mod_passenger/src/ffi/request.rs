@@ -35,7 +35,10 @@ impl<'r> Request<'r> {
     /// 1. `raw` is the `request_rec` httpd passed to the running hook, and 2. `'r` does not outlive that
     ///    hook call.
     pub(crate) unsafe fn from_raw(raw: *mut c::request_rec) -> Self {
-        Self { raw, lifetime: PhantomData }
+        Self {
+            raw,
+            lifetime: PhantomData,
+        }
     }
 
     /// The raw pointer, for other views in `ffi/` and for accessors that take one.
@@ -204,7 +207,10 @@ impl<'r> Request<'r> {
     /// Address of the client, parsed.
     #[allow(dead_code)]
     pub(crate) fn client_ip(&self) -> Option<IpAddr> {
-        std::str::from_utf8(self.client_address()).ok()?.parse().ok()
+        std::str::from_utf8(self.client_address())
+            .ok()?
+            .parse()
+            .ok()
     }
 
     /// Port of the client.
@@ -270,7 +276,9 @@ impl<'r> Request<'r> {
     /// Takes httpd's own `Range` handling away: the answer is the app's.
     pub(crate) fn leave_ranges_to_the_app(&mut self) {
         // SAFETY: the filter chain belongs to this request.
-        unsafe { c::ap_remove_output_filter_byhandle(self.rec().output_filters, c"BYTERANGE".as_ptr()) };
+        unsafe {
+            c::ap_remove_output_filter_byhandle(self.rec().output_filters, c"BYTERANGE".as_ptr())
+        };
     }
 
     /// Sends a 1xx with exactly these fields; what other modules put into the response stays.

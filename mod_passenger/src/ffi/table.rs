@@ -16,7 +16,10 @@ impl<'r> Table<'r> {
     /// # Safety
     /// `raw` is NULL or a table that lives for `'r` and is used by this thread only.
     pub(crate) unsafe fn from_raw(raw: *mut c::apr_table_t) -> Self {
-        Self { raw, lifetime: PhantomData }
+        Self {
+            raw,
+            lifetime: PhantomData,
+        }
     }
 
     /// The first value of that name, case-insensitively.
@@ -65,10 +68,15 @@ impl<'r> Table<'r> {
             } else {
                 // SAFETY: the array has `nelts` elements of type apr_table_entry_t (apr_tables.h), aligned
                 // by APR's allocator, and nobody changes it while 'r's iterator lives (this thread).
-                unsafe { std::slice::from_raw_parts(array.elts.cast::<c::apr_table_entry_t>(), len) }
+                unsafe {
+                    std::slice::from_raw_parts(array.elts.cast::<c::apr_table_entry_t>(), len)
+                }
             }
         };
-        entries.iter().filter(|e| !e.key.is_null()).map(|e| (text(e.key), text(e.val)))
+        entries
+            .iter()
+            .filter(|e| !e.key.is_null())
+            .map(|e| (text(e.key), text(e.val)))
     }
 }
 

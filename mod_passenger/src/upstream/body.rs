@@ -52,7 +52,10 @@ pub(crate) enum ChunkState {
 impl BodyDecoder {
     /// Frames from the first one on.
     pub(crate) fn frames() -> Self {
-        Self::Frames { left: 0, ended: false }
+        Self::Frames {
+            left: 0,
+            ended: false,
+        }
     }
 
     /// Chunks from the first one on.
@@ -85,9 +88,15 @@ impl BodyDecoder {
             Self::Length(left) => {
                 let n = take(input, *left);
                 *left -= n as u64;
-                Ok(Fed { payload: 0..n, consumed: n })
+                Ok(Fed {
+                    payload: 0..n,
+                    consumed: n,
+                })
             }
-            Self::UntilClose => Ok(Fed { payload: 0..input.len(), consumed: input.len() }),
+            Self::UntilClose => Ok(Fed {
+                payload: 0..input.len(),
+                consumed: input.len(),
+            }),
             Self::Frames { left, ended } => Ok(feed_frames(left, ended, input)),
             Self::Chunks(state) => feed_chunks(state, input),
         }
@@ -100,55 +109,99 @@ fn take(input: &[u8], left: u64) -> usize {
 
 fn feed_frames(left: &mut u32, ended: &mut bool, input: &[u8]) -> Fed {
     if *ended {
-        return Fed { payload: 0..0, consumed: 0 };
+        return Fed {
+            payload: 0..0,
+            consumed: 0,
+        };
     }
     if *left > 0 {
         let n = input.len().min(*left as usize);
         // n <= left, so it fits.
         *left -= u32::try_from(n).unwrap_or(0);
-        return Fed { payload: 0..n, consumed: n };
+        return Fed {
+            payload: 0..n,
+            consumed: n,
+        };
     }
-    let Some(size) = input.first_chunk::<4>() else { return Fed { payload: 0..0, consumed: 0 } };
+    let Some(size) = input.first_chunk::<4>() else {
+        return Fed {
+            payload: 0..0,
+            consumed: 0,
+        };
+    };
     *left = u32::from_be_bytes(*size);
     if *left == 0 {
         *ended = true;
-        return Fed { payload: 0..0, consumed: 4 };
+        return Fed {
+            payload: 0..0,
+            consumed: 4,
+        };
     }
     let n = (input.len() - 4).min(*left as usize);
     *left -= u32::try_from(n).unwrap_or(0);
-    Fed { payload: 4..4 + n, consumed: 4 + n }
+    Fed {
+        payload: 4..4 + n,
+        consumed: 4 + n,
+    }
 }
 
 fn feed_chunks(state: &mut ChunkState, input: &[u8]) -> Result<Fed, BadBody> {
-    let none = Fed { payload: 0..0, consumed: 0 };
+    let none = Fed {
+        payload: 0..0,
+        consumed: 0,
+    };
     match *state {
         ChunkState::Ended => Ok(none),
         ChunkState::Data(left) => {
             let n = take(input, left);
             let left = left - n as u64;
-            *state = if left == 0 { ChunkState::DataEnd } else { ChunkState::Data(left) };
-            Ok(Fed { payload: 0..n, consumed: n })
+            *state = if left == 0 {
+                ChunkState::DataEnd
+            } else {
+                ChunkState::Data(left)
+            };
+            Ok(Fed {
+                payload: 0..n,
+                consumed: n,
+            })
         }
         ChunkState::DataEnd => match input {
             [b'\r', b'\n', ..] => {
                 *state = ChunkState::Size;
-                Ok(Fed { payload: 0..0, consumed: 2 })
+                Ok(Fed {
+                    payload: 0..0,
+                    consumed: 2,
+                })
             }
             [] | [b'\r'] => Ok(none),
             _ => Err(BadBody("chunk data is not followed by a line end")),
         },
         ChunkState::Size => {
-            let Some((line, used)) = line(input)? else { return Ok(none) };
+            let Some((line, used)) = line(input)? else {
+                return Ok(none);
+            };
             let size = chunk_size(line)?;
-            *state = if size == 0 { ChunkState::Trailer } else { ChunkState::Data(size) };
-            Ok(Fed { payload: 0..0, consumed: used })
+            *state = if size == 0 {
+                ChunkState::Trailer
+            } else {
+                ChunkState::Data(size)
+            };
+            Ok(Fed {
+                payload: 0..0,
+                consumed: used,
+            })
         }
         ChunkState::Trailer => {
-            let Some((line, used)) = line(input)? else { return Ok(none) };
+            let Some((line, used)) = line(input)? else {
+                return Ok(none);
+            };
             if line.is_empty() {
                 *state = ChunkState::Ended;
             }
-            Ok(Fed { payload: 0..0, consumed: used })
+            Ok(Fed {
+                payload: 0..0,
+                consumed: used,
+            })
         }
     }
 }
@@ -160,19 +213,28 @@ fn line(input: &[u8]) -> Result<Option<(&[u8], usize)>, BadBody> {
             let line = &input[..at];
             Ok(Some((line.strip_suffix(b"\r").unwrap_or(line), at + 1)))
         }
-        None if input.len() > MAX_LINE_BYTES => Err(BadBody("a chunk-size or trailer line has no end")),
+        None if input.len() > MAX_LINE_BYTES => {
+            Err(BadBody("a chunk-size or trailer line has no end"))
+        }
         None => Ok(None),
     }
 }
 
 /// RFC 9112 section 7.1: hexadecimal size, extensions ignored.
 fn chunk_size(line: &[u8]) -> Result<u64, BadBody> {
-    let digits = line.split(|b| *b == b';').next().unwrap_or_default().trim_ascii();
+    let digits = line
+        .split(|b| *b == b';')
+        .next()
+        .unwrap_or_default()
+        .trim_ascii();
     let bad = BadBody("a chunk size is not a hexadecimal number");
     if digits.is_empty() || digits.len() > 15 || !digits.iter().all(u8::is_ascii_hexdigit) {
         return Err(bad);
     }
-    std::str::from_utf8(digits).ok().and_then(|d| u64::from_str_radix(d, 16).ok()).ok_or(bad)
+    std::str::from_utf8(digits)
+        .ok()
+        .and_then(|d| u64::from_str_radix(d, 16).ok())
+        .ok_or(bad)
 }
 
 #[cfg(test)]
@@ -181,7 +243,11 @@ mod tests {
     use proptest::prelude::*;
 
     /// Feeds `wire` in pieces cut at `cuts`, keeping what was not consumed, as the exchange does.
-    fn decode(mut decoder: BodyDecoder, wire: &[u8], cut: usize) -> Result<(Vec<u8>, usize, bool), BadBody> {
+    fn decode(
+        mut decoder: BodyDecoder,
+        wire: &[u8],
+        cut: usize,
+    ) -> Result<(Vec<u8>, usize, bool), BadBody> {
         let (mut payload, mut pending, mut used) = (Vec::new(), Vec::new(), 0);
         for piece in wire.chunks(cut.max(1)) {
             pending.extend_from_slice(piece);
@@ -201,7 +267,10 @@ mod tests {
     #[test]
     fn chunks_with_extension_and_trailer() {
         let wire = b"5;x=y\r\nhello\r\n0\r\nTrailer: dropped\r\n\r\nNEXT";
-        assert_eq!(decode(BodyDecoder::chunks(), wire, 3), Ok((b"hello".to_vec(), wire.len() - 4, true)));
+        assert_eq!(
+            decode(BodyDecoder::chunks(), wire, 3),
+            Ok((b"hello".to_vec(), wire.len() - 4, true))
+        );
     }
 
     #[test]
@@ -213,7 +282,10 @@ mod tests {
 
     #[test]
     fn a_length_leaves_what_follows_alone() {
-        assert_eq!(decode(BodyDecoder::Length(3), b"abcdef", 2), Ok((b"abc".to_vec(), 3, true)));
+        assert_eq!(
+            decode(BodyDecoder::Length(3), b"abcdef", 2),
+            Ok((b"abc".to_vec(), 3, true))
+        );
     }
 
     proptest! {

@@ -31,7 +31,12 @@ impl Connection {
     fn open(path: &Path) -> io::Result<Self> {
         let stream = UnixStream::connect(path)?;
         stream.set_read_timeout(Some(READ_SLICE))?;
-        Ok(Self { stream, buffer: Vec::with_capacity(BUFFER_BYTES), start: 0, is_reused: false })
+        Ok(Self {
+            stream,
+            buffer: Vec::with_capacity(BUFFER_BYTES),
+            start: 0,
+            is_reused: false,
+        })
     }
 
     /// Whether it has served a request before.
@@ -93,7 +98,8 @@ impl Connection {
                 other => break other,
             }
         };
-        self.buffer.truncate(used + result.as_ref().map_or(0, |n| *n));
+        self.buffer
+            .truncate(used + result.as_ref().map_or(0, |n| *n));
         result
     }
 
@@ -126,7 +132,10 @@ pub(crate) struct ConnectionCache {
 impl ConnectionCache {
     /// A cache for processes `0..processes`, whose sockets are in `directory`.
     pub(crate) fn new(directory: std::path::PathBuf, processes: usize) -> Self {
-        Self { slots: (0..processes).map(|_| Mutex::new(Vec::new())).collect(), directory }
+        Self {
+            slots: (0..processes).map(|_| Mutex::new(Vec::new())).collect(),
+            directory,
+        }
     }
 
     /// An idle connection to `process`, or a new one. Connecting to a Unix socket blocks only while its
@@ -134,7 +143,11 @@ impl ConnectionCache {
     ///
     /// # Errors
     /// Those of `connect(2)`: nothing was sent.
-    pub(crate) fn checkout(&self, process: ProcessRef, protocol: Protocol) -> io::Result<Box<Connection>> {
+    pub(crate) fn checkout(
+        &self,
+        process: ProcessRef,
+        protocol: Protocol,
+    ) -> io::Result<Box<Connection>> {
         if let Some(slot) = self.slots.get(process.slot() as usize) {
             let mut idle = slot.lock();
             while let Some(entry) = idle.pop() {
@@ -158,13 +171,21 @@ impl ConnectionCache {
         if connection.buffer.capacity() > 2 * BUFFER_BYTES {
             connection.buffer = Vec::with_capacity(BUFFER_BYTES);
         }
-        let Some(slot) = self.slots.get(process.slot() as usize) else { return };
+        let Some(slot) = self.slots.get(process.slot() as usize) else {
+            return;
+        };
         let mut idle = slot.lock();
-        if idle.last().is_some_and(|entry| entry.generation != process.generation()) {
+        if idle
+            .last()
+            .is_some_and(|entry| entry.generation != process.generation())
+        {
             idle.clear();
         }
         if idle.len() < MAX_IDLE {
-            idle.push(Idle { generation: process.generation(), connection });
+            idle.push(Idle {
+                generation: process.generation(),
+                connection,
+            });
         }
     }
 }
@@ -176,7 +197,11 @@ mod tests {
     use std::os::unix::net::UnixListener;
 
     fn cache() -> (ConnectionCache, std::path::PathBuf) {
-        let directory = std::env::temp_dir().join(format!("passenger-conn-{}-{:?}", std::process::id(), std::thread::current().id()));
+        let directory = std::env::temp_dir().join(format!(
+            "passenger-conn-{}-{:?}",
+            std::process::id(),
+            std::thread::current().id()
+        ));
         std::fs::create_dir_all(&directory).unwrap();
         (ConnectionCache::new(directory.clone(), 4), directory)
     }
@@ -193,8 +218,13 @@ mod tests {
         assert!(cache.checkout(process, Protocol::Http).unwrap().is_reused());
         let connection = cache.checkout(process, Protocol::Http).unwrap();
         cache.checkin(process, connection);
-        assert!(!cache.checkout(ProcessRef::new(1, 8), Protocol::Http).unwrap().is_reused());
-        assert!(cache.checkout(ProcessRef::new(1, 9), Protocol::Http).is_err());
+        assert!(!cache
+            .checkout(ProcessRef::new(1, 8), Protocol::Http)
+            .unwrap()
+            .is_reused());
+        assert!(cache
+            .checkout(ProcessRef::new(1, 9), Protocol::Http)
+            .is_err());
         std::fs::remove_dir_all(directory).unwrap();
     }
 

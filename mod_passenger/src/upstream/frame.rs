@@ -80,8 +80,12 @@ impl ResponseHeader {
     /// # Errors
     /// When the bytes are not of this protocol or announce a head over the limit.
     pub(crate) fn parse(bytes: &[u8]) -> Result<Option<Self>, HeadError> {
-        let Some(fixed) = bytes.first_chunk::<HEADER_BYTES>() else { return Ok(None) };
-        let word = |at: usize| u32::from_be_bytes([fixed[at], fixed[at + 1], fixed[at + 2], fixed[at + 3]]);
+        let Some(fixed) = bytes.first_chunk::<HEADER_BYTES>() else {
+            return Ok(None);
+        };
+        let word = |at: usize| {
+            u32::from_be_bytes([fixed[at], fixed[at + 1], fixed[at + 2], fixed[at + 3]])
+        };
         let long = |at: usize| (u64::from(word(at)) << 32) | u64::from(word(at + 4));
         let tag = word(0);
         if tag & !0xff != RESPONSE_TAG & !0xff {
@@ -141,24 +145,36 @@ mod tests {
         assert_eq!(&bytes[8..16], &7u64.to_be_bytes());
         assert_eq!(&bytes[16..24], &3u64.to_be_bytes());
         assert_eq!(&bytes[24..], b"A\x001\0B\0\0C\0x");
-        assert_eq!(u32::from_be_bytes(bytes[4..8].try_into().unwrap()) as usize, bytes.len() - 24);
+        assert_eq!(
+            u32::from_be_bytes(bytes[4..8].try_into().unwrap()) as usize,
+            bytes.len() - 24
+        );
     }
 
     #[test]
     fn a_response_header_round_trips_with_its_flags() {
         let bytes = response(FLAG_LAST | FLAG_INTERIM, b"200", 9, FRAMED);
         let header = ResponseHeader::parse(&bytes).unwrap().unwrap();
-        assert_eq!((header.head_bytes, header.number, header.body_bytes), (3, 9, FRAMED));
+        assert_eq!(
+            (header.head_bytes, header.number, header.body_bytes),
+            (3, 9, FRAMED)
+        );
         assert!(header.is_last && header.is_interim && !header.is_raw);
         assert_eq!(ResponseHeader::parse(&bytes[..23]), Ok(None));
     }
 
     #[test]
     fn foreign_bytes_and_giant_heads_are_refused() {
-        assert_eq!(ResponseHeader::parse(&[b'H'; 24]), Err(HeadError::NotOurProtocol));
+        assert_eq!(
+            ResponseHeader::parse(&[b'H'; 24]),
+            Err(HeadError::NotOurProtocol)
+        );
         let mut bytes = response(0, b"", 0, 0);
         bytes[4] = 0xff;
-        assert!(matches!(ResponseHeader::parse(&bytes), Err(HeadError::TooLong { .. })));
+        assert!(matches!(
+            ResponseHeader::parse(&bytes),
+            Err(HeadError::TooLong { .. })
+        ));
     }
 
     #[test]

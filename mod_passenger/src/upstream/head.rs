@@ -36,16 +36,32 @@ pub(crate) enum HeadError {
 impl fmt::Display for HeadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotOurProtocol => write!(f, "the response does not begin as the protocol demands"),
-            Self::TooLong { bytes } => write!(f, "the response head of {bytes} bytes is over the limit"),
+            Self::NotOurProtocol => {
+                write!(f, "the response does not begin as the protocol demands")
+            }
+            Self::TooLong { bytes } => {
+                write!(f, "the response head of {bytes} bytes is over the limit")
+            }
             Self::OddPieces => write!(f, "the response head ends in a name without a value"),
-            Self::BadStatus { text } => write!(f, "the response status {text:?} is not between 100 and 999"),
+            Self::BadStatus { text } => {
+                write!(f, "the response status {text:?} is not between 100 and 999")
+            }
             Self::BadName { text } => write!(f, "the response header name {text:?} is not a token"),
-            Self::BadValue { name } => write!(f, "the response header {name:?} contains a line break or NUL"),
-            Self::BadLength { text } => write!(f, "the response has an unusable Content-Length: {text}"),
-            Self::TooManyFields => write!(f, "the response has more than {MAX_FIELDS} header fields"),
+            Self::BadValue { name } => write!(
+                f,
+                "the response header {name:?} contains a line break or NUL"
+            ),
+            Self::BadLength { text } => {
+                write!(f, "the response has an unusable Content-Length: {text}")
+            }
+            Self::TooManyFields => {
+                write!(f, "the response has more than {MAX_FIELDS} header fields")
+            }
             Self::WrongNumber { expected, got } => {
-                write!(f, "the response answers request {got:#x}, not {expected:#x}")
+                write!(
+                    f,
+                    "the response answers request {got:#x}, not {expected:#x}"
+                )
             }
             Self::BadHttp { reason } => write!(f, "the response is not HTTP/1.1: {reason}"),
         }
@@ -68,18 +84,28 @@ pub(crate) struct ResponseHead {
 impl ResponseHead {
     /// From `200` or `200 Reason`.
     pub(crate) fn from_status(text: &[u8]) -> Result<Self, HeadError> {
-        let bad = || HeadError::BadStatus { text: String::from_utf8_lossy(text).chars().take(60).collect() };
+        let bad = || HeadError::BadStatus {
+            text: String::from_utf8_lossy(text).chars().take(60).collect(),
+        };
         let (digits, reason) = match text.iter().position(|b| *b == b' ') {
             Some(at) => (&text[..at], &text[at + 1..]),
             None => (text, &b""[..]),
         };
-        let status: u16 = std::str::from_utf8(digits).ok().and_then(|d| d.parse().ok()).ok_or_else(bad)?;
+        let status: u16 = std::str::from_utf8(digits)
+            .ok()
+            .and_then(|d| d.parse().ok())
+            .ok_or_else(bad)?;
         if digits.len() != 3 || !(100..=999).contains(&status) {
             return Err(bad());
         }
         let is_clean = !reason.is_empty() && reason.iter().all(|b| (0x20..0x7f).contains(b));
         let reason = is_clean.then(|| String::from_utf8_lossy(reason).into_owned());
-        Ok(Self { status, reason, content_length: None, fields: Vec::with_capacity(8) })
+        Ok(Self {
+            status,
+            reason,
+            content_length: None,
+            fields: Vec::with_capacity(8),
+        })
     }
 
     /// Adds a field, or silently drops it where it concerns one hop only.
@@ -88,7 +114,9 @@ impl ResponseHead {
     /// When the field would break the message it is put in.
     pub(crate) fn push(&mut self, name: &[u8], value: &[u8]) -> Result<(), HeadError> {
         if name.is_empty() || !name.iter().all(|b| is_token(*b)) {
-            return Err(HeadError::BadName { text: String::from_utf8_lossy(name).chars().take(60).collect() });
+            return Err(HeadError::BadName {
+                text: String::from_utf8_lossy(name).chars().take(60).collect(),
+            });
         }
         let value = value.trim_ascii();
         // Tokens are ASCII, so this cannot fail; lossy keeps it total.
@@ -110,7 +138,12 @@ impl ResponseHead {
     }
 
     fn set_length(&mut self, value: &[u8]) -> Result<(), HeadError> {
-        let text = || String::from_utf8_lossy(value).chars().take(60).collect::<String>();
+        let text = || {
+            String::from_utf8_lossy(value)
+                .chars()
+                .take(60)
+                .collect::<String>()
+        };
         if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
             return Err(HeadError::BadLength { text: text() });
         }
@@ -119,9 +152,9 @@ impl ResponseHead {
             .and_then(|v| v.parse().ok())
             .ok_or_else(|| HeadError::BadLength { text: text() })?;
         match self.content_length {
-            Some(other) if other != length => {
-                Err(HeadError::BadLength { text: format!("{other} and {length}") })
-            }
+            Some(other) if other != length => Err(HeadError::BadLength {
+                text: format!("{other} and {length}"),
+            }),
             _ => {
                 self.content_length = Some(length);
                 Ok(())
@@ -131,7 +164,10 @@ impl ResponseHead {
 
     /// The first field of that name.
     pub(crate) fn get(&self, name: &str) -> Option<&[u8]> {
-        self.fields.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.as_slice())
+        self.fields
+            .iter()
+            .find(|(n, _)| n.eq_ignore_ascii_case(name))
+            .map(|(_, v)| v.as_slice())
     }
 
     /// Whether a response with this status never has a body (RFC 9110 section 6.4.1).
@@ -170,7 +206,13 @@ mod tests {
     #[test]
     fn hop_by_hop_fields_do_not_travel() {
         let mut head = ResponseHead::from_status(b"200").unwrap();
-        for name in ["Connection", "TRANSFER-ENCODING", "Keep-Alive", "Upgrade", "!~Request-OOB-Work"] {
+        for name in [
+            "Connection",
+            "TRANSFER-ENCODING",
+            "Keep-Alive",
+            "Upgrade",
+            "!~Request-OOB-Work",
+        ] {
             head.push(name.as_bytes(), b"x").unwrap();
         }
         assert!(head.fields.is_empty());
@@ -179,9 +221,18 @@ mod tests {
     #[test]
     fn line_breaks_and_bad_names_are_refused() {
         let mut head = ResponseHead::from_status(b"200").unwrap();
-        assert!(matches!(head.push(b"X", b"a\r\nSet-Cookie: b"), Err(HeadError::BadValue { .. })));
-        assert!(matches!(head.push(b"X Y", b"a"), Err(HeadError::BadName { .. })));
-        assert!(matches!(head.push(b"", b"a"), Err(HeadError::BadName { .. })));
+        assert!(matches!(
+            head.push(b"X", b"a\r\nSet-Cookie: b"),
+            Err(HeadError::BadValue { .. })
+        ));
+        assert!(matches!(
+            head.push(b"X Y", b"a"),
+            Err(HeadError::BadName { .. })
+        ));
+        assert!(matches!(
+            head.push(b"", b"a"),
+            Err(HeadError::BadName { .. })
+        ));
     }
 
     #[test]
@@ -190,13 +241,24 @@ mod tests {
         head.push(b"Content-Length", b" 5 ").unwrap();
         head.push(b"content-length", b"5").unwrap();
         assert_eq!(head.content_length, Some(5));
-        assert!(matches!(head.push(b"Content-Length", b"6"), Err(HeadError::BadLength { .. })));
-        assert!(matches!(head.push(b"Content-Length", b"+5"), Err(HeadError::BadLength { .. })));
+        assert!(matches!(
+            head.push(b"Content-Length", b"6"),
+            Err(HeadError::BadLength { .. })
+        ));
+        assert!(matches!(
+            head.push(b"Content-Length", b"+5"),
+            Err(HeadError::BadLength { .. })
+        ));
     }
 
     #[test]
     fn a_status_is_three_digits() {
-        assert_eq!(ResponseHead::from_status(b"299 Odd but fine").unwrap().status, 299);
+        assert_eq!(
+            ResponseHead::from_status(b"299 Odd but fine")
+                .unwrap()
+                .status,
+            299
+        );
         for bad in [&b"20"[..], b"", b"0200", b"abc", b"099"] {
             assert!(ResponseHead::from_status(bad).is_err(), "{bad:?}");
         }

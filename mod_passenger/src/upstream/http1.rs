@@ -28,7 +28,12 @@ impl RequestHead {
     pub(crate) fn field(&mut self, name: &[u8], value: &[u8]) {
         self.bytes.extend_from_slice(name);
         self.bytes.extend_from_slice(b": ");
-        self.bytes.extend(value.iter().copied().take_while(|b| !matches!(b, b'\r' | b'\n' | 0)));
+        self.bytes.extend(
+            value
+                .iter()
+                .copied()
+                .take_while(|b| !matches!(b, b'\r' | b'\n' | 0)),
+        );
         self.bytes.extend_from_slice(b"\r\n");
     }
 
@@ -65,7 +70,11 @@ pub(crate) fn parse_head(input: &[u8], is_head: bool) -> Result<Option<Parsed>, 
             return Err(HeadError::TooLong { bytes: input.len() })
         }
         Ok(httparse::Status::Partial) => return Ok(None),
-        Err(e) => return Err(HeadError::BadHttp { reason: e.to_string() }),
+        Err(e) => {
+            return Err(HeadError::BadHttp {
+                reason: e.to_string(),
+            })
+        }
     };
     let mut status = response.code.unwrap_or(0).to_string();
     if let Some(reason) = response.reason.filter(|r| !r.is_empty()) {
@@ -73,13 +82,18 @@ pub(crate) fn parse_head(input: &[u8], is_head: bool) -> Result<Option<Parsed>, 
         status.push_str(reason);
     }
     let mut head = ResponseHead::from_status(status.as_bytes())?;
-    let mut connection = Connection { keeps_alive: response.version == Some(1), is_chunked: false };
+    let mut connection = Connection {
+        keeps_alive: response.version == Some(1),
+        is_chunked: false,
+    };
     for field in response.headers.iter() {
         connection.look_at(field)?;
         head.push(field.name.as_bytes(), field.value)?;
     }
     if connection.is_chunked && head.content_length.is_some() {
-        return Err(HeadError::BadLength { text: "together with Transfer-Encoding".into() });
+        return Err(HeadError::BadLength {
+            text: "together with Transfer-Encoding".into(),
+        });
     }
     let body = if is_head || head.is_bodyless() {
         BodyDecoder::Length(0)
@@ -91,7 +105,12 @@ pub(crate) fn parse_head(input: &[u8], is_head: bool) -> Result<Option<Parsed>, 
         BodyDecoder::UntilClose
     };
     let keeps_alive = connection.keeps_alive && body != BodyDecoder::UntilClose;
-    Ok(Some(Parsed { head, consumed, body, keeps_alive }))
+    Ok(Some(Parsed {
+        head,
+        consumed,
+        body,
+        keeps_alive,
+    }))
 }
 
 struct Connection {
@@ -103,14 +122,20 @@ impl Connection {
     fn look_at(&mut self, field: &httparse::Header<'_>) -> Result<(), HeadError> {
         if field.name.eq_ignore_ascii_case("connection") {
             let has = |token: &str| {
-                field.value.split(|b| *b == b',').any(|t| t.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
+                field
+                    .value
+                    .split(|b| *b == b',')
+                    .any(|t| t.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
             };
             if has("close") {
                 self.keeps_alive = false;
             }
         } else if field.name.eq_ignore_ascii_case("transfer-encoding") {
             if !field.value.trim_ascii().eq_ignore_ascii_case(b"chunked") || self.is_chunked {
-                let reason = format!("Transfer-Encoding {:?}", String::from_utf8_lossy(field.value));
+                let reason = format!(
+                    "Transfer-Encoding {:?}",
+                    String::from_utf8_lossy(field.value)
+                );
                 return Err(HeadError::BadHttp { reason });
             }
             self.is_chunked = true;
@@ -130,22 +155,42 @@ mod tests {
 
     #[test]
     fn bodies_end_as_rfc_9112_says() {
-        let parsed = parse("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").unwrap().unwrap();
+        let parsed = parse("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+            .unwrap()
+            .unwrap();
         assert_eq!(parsed.body, BodyDecoder::chunks());
         assert!(parsed.keeps_alive);
-        let parsed = parse("HTTP/1.1 200 OK\r\nContent-Length: 3\r\nConnection: close\r\n\r\n").unwrap().unwrap();
-        assert_eq!((parsed.body, parsed.keeps_alive), (BodyDecoder::Length(3), false));
+        let parsed = parse("HTTP/1.1 200 OK\r\nContent-Length: 3\r\nConnection: close\r\n\r\n")
+            .unwrap()
+            .unwrap();
+        assert_eq!(
+            (parsed.body, parsed.keeps_alive),
+            (BodyDecoder::Length(3), false)
+        );
         let parsed = parse("HTTP/1.0 200 OK\r\n\r\n").unwrap().unwrap();
-        assert_eq!((parsed.body, parsed.keeps_alive), (BodyDecoder::UntilClose, false));
-        let parsed = parse_head(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n", true).unwrap().unwrap();
-        assert_eq!((parsed.body, parsed.head.content_length), (BodyDecoder::Length(0), Some(3)));
-        let parsed = parse("HTTP/1.1 304 Not Modified\r\nContent-Length: 3\r\n\r\n").unwrap().unwrap();
+        assert_eq!(
+            (parsed.body, parsed.keeps_alive),
+            (BodyDecoder::UntilClose, false)
+        );
+        let parsed = parse_head(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n", true)
+            .unwrap()
+            .unwrap();
+        assert_eq!(
+            (parsed.body, parsed.head.content_length),
+            (BodyDecoder::Length(0), Some(3))
+        );
+        let parsed = parse("HTTP/1.1 304 Not Modified\r\nContent-Length: 3\r\n\r\n")
+            .unwrap()
+            .unwrap();
         assert_eq!(parsed.body, BodyDecoder::Length(0));
     }
 
     #[test]
     fn contradictions_are_refused() {
-        assert!(parse("HTTP/1.1 200 OK\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n").is_err());
+        assert!(parse(
+            "HTTP/1.1 200 OK\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n"
+        )
+        .is_err());
         assert!(parse("HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\n").is_err());
         assert!(parse("SSH-2.0-x\r\n\r\n").is_err());
         assert_eq!(parse("HTTP/1.1 200 OK\r\nX: "), Ok(None));

@@ -42,7 +42,10 @@ pub(crate) struct Request {
 
 /// Whether a method may be executed twice (RFC 9110 section 9.2.2).
 pub(crate) fn is_idempotent(method: &[u8]) -> bool {
-    matches!(method, b"GET" | b"HEAD" | b"OPTIONS" | b"TRACE" | b"PUT" | b"DELETE")
+    matches!(
+        method,
+        b"GET" | b"HEAD" | b"OPTIONS" | b"TRACE" | b"PUT" | b"DELETE"
+    )
 }
 
 /// The rule.
@@ -72,7 +75,11 @@ mod tests {
     use super::*;
 
     fn request(is_idempotent: bool, is_replayable: bool, executions: u32) -> Request {
-        Request { is_idempotent, is_replayable, executions }
+        Request {
+            is_idempotent,
+            is_replayable,
+            executions,
+        }
     }
 
     fn error(kind: io::ErrorKind) -> io::Error {
@@ -105,7 +112,13 @@ mod tests {
     fn a_streamed_body_is_never_replayed() {
         let unread = Failure::Unread(error(io::ErrorKind::BrokenPipe));
         assert_eq!(verdict(&unread, request(true, false, 0)), Verdict::Never);
-        assert_eq!(verdict(&Failure::Answered(String::new()), request(true, true, 0)), Verdict::Never);
-        assert_eq!(verdict(&Failure::ClientGone, request(true, true, 0)), Verdict::Never);
+        assert_eq!(
+            verdict(&Failure::Answered(String::new()), request(true, true, 0)),
+            Verdict::Never
+        );
+        assert_eq!(
+            verdict(&Failure::ClientGone, request(true, true, 0)),
+            Verdict::Never
+        );
     }
 }
