@@ -6,6 +6,7 @@
 //! `apxs` program to ask) and bindgen's `LIBCLANG_PATH`.
 
 use std::env;
+use std::fs;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 use std::process::{self, Command};
@@ -82,10 +83,7 @@ fn build() -> Result<(), String> {
     let httpd = find_httpd()?;
     generate_bindings(&httpd, &out)?;
     compile_shim(&httpd);
-    // httpd's and APR's symbols are in the program that loads the module. A unit test has no such
-    // program: there they stay unresolved, and a test must not reach them. (For the module itself
-    // this is the linker's default already.)
-    println!("cargo::rustc-link-arg=-Wl,--unresolved-symbols=ignore-all");
+    compile_stubs(&out)?;
     println!("cargo::rustc-env=PASSENGER_BUILD_ID={}", build_id());
     Ok(())
 }
@@ -220,6 +218,57 @@ fn compile_shim(httpd: &Httpd) {
         shim.flag(define.as_str());
     }
     shim.compile("passenger_shim");
+}
+
+/// Makes the library that stands in for httpd in unit tests (`ffi/mod.rs` links it there only).
+///
+/// httpd's and APR's symbols are in the program that loads the module. A unit test has no such
+/// program: it gets one function per declaration that says which one was reached, and aborts.
+fn compile_stubs(out: &Path) -> Result<(), String> {
+    let read = |path: &Path| {
+        fs::read_to_string(path).map_err(|e| format!("cannot read {}: {e}", path.display()))
+    };
+    let bindings = read(&out.join("bindings.rs"))?;
+    let mut source = String::from(
+        "#include <stdio.h>\n#include <stdlib.h>\n\
+         static void reached(const char *name)\n\
+         { fprintf(stderr, \"a unit test reached httpd's %s\\n\", name); abort(); }\n",
+    );
+    for line in bindings.lines() {
+        let line = line.trim_start();
+        let function = line
+            .strip_prefix("pub fn ")
+            .and_then(|rest| rest.split_once('('));
+        let variable = line
+            .strip_prefix("pub static ")
+            .and_then(|rest| rest.split_once(':'));
+        match (function, variable) {
+            (Some((name, _)), _) if is_of_httpd(name) => {
+                source += &format!("void {name}(void) {{ reached(\"{name}\"); }}\n");
+            }
+            (_, Some((name, _))) if is_of_httpd(name.trim_start_matches("mut ")) => {
+                let name = name.trim_start_matches("mut ");
+                source += &format!("char {name}[4096] __attribute__((aligned(16)));\n");
+            }
+            _ => {}
+        }
+    }
+    let file = out.join("httpd_stubs.c");
+    fs::write(&file, source).map_err(|e| format!("cannot write {}: {e}", file.display()))?;
+    // Without cargo's metadata: the module itself must never be linked with these.
+    cc::Build::new()
+        .file(&file)
+        .cargo_metadata(false)
+        .warnings(false)
+        .compile("httpd_stubs");
+    println!("cargo::rustc-link-search=native={}", out.display());
+    Ok(())
+}
+
+fn is_of_httpd(name: &str) -> bool {
+    ["ap_", "apr_", "core_module"]
+        .iter()
+        .any(|prefix| name.starts_with(prefix))
 }
 
 /// Names this build: version, and commit where there is a checkout. The agent refuses the

@@ -2,5 +2,14 @@
 
 pub(crate) mod barrier;
 pub(crate) mod bindings;
+pub(crate) mod commands;
 mod layout;
+pub(crate) mod log;
 pub(crate) mod module;
+pub(crate) mod pool;
+pub(crate) mod published;
+
+/// Stands in for httpd, which unit tests are not loaded into (made by build.rs).
+#[cfg(test)]
+#[link(name = "httpd_stubs", kind = "static", modifiers = "+whole-archive")]
+extern "C" {}

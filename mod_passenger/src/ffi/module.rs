@@ -7,6 +7,7 @@ use super::barrier::guard;
 use super::bindings::{
     apr_pool_t, module, MODULE_MAGIC_COOKIE, MODULE_MAGIC_NUMBER_MAJOR, MODULE_MAGIC_NUMBER_MINOR,
 };
+use super::commands::{create_dir_config, merge_dir_config, COMMANDS};
 
 #[allow(clippy::cast_possible_wrap)] // magic numbers of httpd: small
 const fn record() -> module {
@@ -20,11 +21,11 @@ const fn record() -> module {
         next: ptr::null_mut(),
         magic: MODULE_MAGIC_COOKIE as _,
         rewrite_args: None,
-        create_dir_config: None,
-        merge_dir_config: None,
+        create_dir_config: Some(create_dir_config),
+        merge_dir_config: Some(merge_dir_config),
         create_server_config: None,
         merge_server_config: None,
-        cmds: ptr::null(),
+        cmds: COMMANDS.as_ptr(),
         register_hooks: Some(register_hooks),
         flags: 0,
     }
@@ -38,3 +39,9 @@ unsafe extern "C" fn register_hooks(_pool: *mut apr_pool_t) {
 #[no_mangle]
 #[allow(unreachable_pub)] // an export of the library, not of the crate
 pub static mut passenger_module: module = record();
+
+/// Our index in httpd's vectors; -1 before httpd loaded us.
+pub(crate) fn module_index() -> c_int {
+    // SAFETY: httpd wrote it while it loaded us, before anything of ours ran; only read since.
+    unsafe { (*(&raw const passenger_module)).module_index }
+}

@@ -1,0 +1,155 @@
+//! Tests over the table itself.
+
+use std::collections::BTreeSet;
+
+use super::super::parse::parse;
+use super::*;
+
+/// Every name of the reference catalogue, sections 1.2 to 1.6.
+const REFERENCE: &str = "
+PassengerRoot PassengerCtl PassengerDumpConfigManifest PassengerDefaultRuby PassengerLogLevel
+PassengerLogFile PassengerDisableLogPrefix PassengerSocketBacklog PassengerFileDescriptorLogFile
+PassengerMaxPoolSize PassengerPoolIdleTime PassengerMaxInstancesPerApp
+PassengerResponseBufferHighWatermark PassengerUserSwitching PassengerDefaultUser
+PassengerDefaultGroup PassengerDataBufferDir PassengerInstanceRegistryDir PassengerSpawnDir
+PassengerDisableSecurityUpdateCheck PassengerSecurityUpdateCheckProxy
+PassengerDisableAnonymousTelemetry PassengerAnonymousTelemetryProxy PassengerStatThrottleRate
+PassengerPreStart PassengerTurbocaching PassengerShowVersionInHeader PassengerAdminPanelUrl
+PassengerAdminPanelAuthType PassengerAdminPanelUsername PassengerAdminPanelPassword
+PassengerRuby PassengerPython PassengerNodejs PassengerMeteorAppSettings PassengerBaseURI
+PassengerAppEnv PassengerAppType PassengerAppStartCommand PassengerStartupFile PassengerAppRoot
+PassengerAppGroupName PassengerRestartDir PassengerMinInstances PassengerMaxRequests PassengerUser
+PassengerGroup PassengerStartTimeout PassengerMaxRequestQueueSize PassengerMaxPreloaderIdleTime
+PassengerLoadShellEnvvars PassengerPreloadBundler PassengerSpawnMethod
+PassengerDirectInstanceRequestAddress PassengerFriendlyErrorPages PassengerCustomErrorPage
+PassengerForceMaxConcurrentRequestsPerProcess PassengerMonitorLogFile PassengerLveMinUid
+PassengerEnabled PassengerErrorOverride PassengerHighPerformance PassengerBufferUpload
+PassengerBufferResponse PassengerStickySessions PassengerStickySessionsCookieName
+PassengerStickySessionsCookieAttributes PassengerAllowEncodedSlashes
+PassengerFlyWith PassengerMemoryLimit PassengerHardMemoryLimit PassengerAnalyticsCollectionRate
+PassengerMaxInstances PassengerRollingRestarts PassengerResistDeploymentErrors PassengerDebugger
+PassengerConcurrencyModel PassengerThreadCount PassengerMaxRequestTime PassengerMaxRequestQueueTime
+PassengerAppLogFile
+RailsEnv RackEnv RailsRuby PassengerDebugLogFile RailsMaxPoolSize RailsMaxInstancesPerApp
+RailsPoolIdleTime RailsUserSwitching RailsDefaultUser RailsAppSpawnerIdleTime RailsBaseURI
+RackBaseURI RailsSpawnMethod
+RailsSpawnServer RailsAllowModRewrite RailsFrameworkSpawnerIdleTime PassengerUseGlobalQueue
+PassengerAnalyticsLogUser PassengerAnalyticsLogGroup UnionStationGatewayAddress
+UnionStationGatewayPort UnionStationGatewayCert UnionStationProxyAddress UnionStationKey
+UnionStationSupport UnionStationFilter";
+
+fn all_names() -> Vec<String> {
+    DIRECTIVES
+        .iter()
+        .flat_map(|row| (0..).map_while(|index| row.c_name(index)))
+        .map(|name| name.to_str().expect("ASCII").to_owned())
+        .collect()
+}
+
+#[test]
+fn every_directive_of_the_reference_is_there() {
+    let known: BTreeSet<String> = all_names().into_iter().collect();
+    let missing: Vec<&str> = REFERENCE
+        .split_whitespace()
+        .filter(|name| !known.contains(*name))
+        .collect();
+    assert!(missing.is_empty(), "missing: {missing:?}");
+}
+
+#[test]
+fn names_are_unique_whatever_their_case() {
+    let names = all_names();
+    let unique: BTreeSet<String> = names.iter().map(|name| name.to_ascii_lowercase()).collect();
+    assert_eq!(unique.len(), names.len());
+}
+
+#[test]
+fn names_are_plain_words() {
+    for name in all_names() {
+        assert!(name.chars().all(|c| c.is_ascii_alphanumeric()), "{name}");
+    }
+}
+
+#[test]
+fn every_row_explains_itself_in_one_line() {
+    for row in DIRECTIVES {
+        let help = row.help().to_str().expect("ASCII");
+        assert!(
+            !help.is_empty() && help.len() <= 78,
+            "{}: {help}",
+            row.name()
+        );
+        assert!(!help.ends_with('.'), "{}: {help}", row.name());
+        assert!(!row.default().is_empty(), "{}", row.name());
+    }
+}
+
+#[test]
+fn numeric_and_flag_defaults_are_valid_values() {
+    for row in DIRECTIVES {
+        if matches!(row.kind(), Kind::Int { .. }) {
+            let parsed = parse(row, &[row.default().as_bytes()]);
+            assert!(matches!(parsed, Ok(Some(Value::Int(_)))), "{}", row.name());
+        }
+        if row.kind() == Kind::Flag {
+            let first = row.default().split_whitespace().next().expect("a word");
+            assert!(
+                matches!(parse(row, &[first.as_bytes()]), Ok(Some(_))),
+                "{}",
+                row.name()
+            );
+        }
+    }
+}
+
+#[test]
+fn obsolete_rows_take_anything() {
+    for row in DIRECTIVES
+        .iter()
+        .filter(|row| row.status() == Status::Obsolete)
+    {
+        assert_eq!(parse(row, &[b"any \xff thing"]), Ok(None), "{}", row.name());
+        assert_eq!(row.arity(), Arity::Raw, "{}", row.name());
+    }
+}
+
+#[test]
+fn global_values_are_not_kept_per_directory() {
+    for row in DIRECTIVES
+        .iter()
+        .filter(|row| row.context() == Context::Global)
+    {
+        assert!(row.setter().is_none(), "{}", row.name());
+    }
+}
+
+/// Each setter must put its value where no other row's setter puts one.
+#[test]
+fn setters_do_not_share_a_field() {
+    let pool = Pool::for_test();
+    let mut results: Vec<(String, DirConfig<'static>)> = Vec::new();
+    for row in DIRECTIVES {
+        let Some(setter) = row.setter() else { continue };
+        let value = match row.kind() {
+            Kind::Flag => Value::Flag(true),
+            Kind::Int { .. } => Value::Int(7),
+            _ => Value::Text("seven"),
+        };
+        let mut config = DirConfig::default();
+        config.set(pool, setter, value);
+        assert_ne!(config, DirConfig::default(), "{} sets nothing", row.name());
+        for (other, result) in &results {
+            assert_ne!(config, *result, "{} and {other} share a field", row.name());
+        }
+        results.push((row.name().to_owned(), config));
+    }
+}
+
+#[test]
+fn enterprise_rows_are_those_of_section_1_5() {
+    assert_eq!(
+        DIRECTIVES.iter().filter(|row| row.is_enterprise()).count(),
+        13
+    );
+    assert!(find("passengerrollingrestarts").is_some_and(Directive::is_enterprise));
+}

@@ -1,0 +1,27 @@
+//! The message that tells the agent everything it may believe.
+
+use passenger_shm::messages as wire;
+
+use super::collect::Collected;
+
+/// What is not in our directives: facts of httpd and its servers.
+pub(crate) struct Facts {
+    /// httpd's configuration generation.
+    pub(crate) generation: u64,
+    /// The running httpd.
+    pub(crate) apache: wire::Apache,
+    /// Its servers, the main one first.
+    pub(crate) servers: Vec<wire::Server>,
+}
+
+/// Puts both together.
+pub(crate) fn snapshot(collected: &Collected, facts: Facts) -> wire::Config {
+    wire::Config {
+        generation: facts.generation,
+        build: crate::BUILD_ID.to_owned(),
+        apache: facts.apache,
+        global: collected.globals.clone(),
+        servers: facts.servers,
+        records: collected.records.clone(),
+    }
+}
