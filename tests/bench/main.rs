@@ -4,12 +4,16 @@
 //! Usage: `passenger-bench OUT.json`. `ROUNDS` (5) and `SECONDS` (4, per measurement) come from the
 //! environment. `docs/performance.md` says how to read the table.
 
+mod outage;
+mod queue;
 mod report;
 mod wrk;
 
 use harness::{App, Language, Server, Setup, Site, UnderTest};
 use report::{Cell, Report};
+use serde_json::json;
 use std::process::ExitCode;
+use wrk::Sample;
 
 /// The name under which the static file is measured.
 const STATIC: &str = "static";
@@ -105,10 +109,7 @@ fn main() -> ExitCode {
         eprintln!("usage: passenger-bench OUT.json");
         return ExitCode::from(2);
     };
-    match measure(setting("ROUNDS", 5), setting("SECONDS", 4)).and_then(|report| {
-        println!("{report}");
-        std::fs::write(&out, report.to_json()).map_err(|e| format!("cannot write {out}: {e}"))
-    }) {
+    match run(&out) {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {
             eprintln!("{message}");
@@ -117,23 +118,33 @@ fn main() -> ExitCode {
     }
 }
 
+fn run(out: &str) -> Result<(), String> {
+    let seconds = setting("SECONDS", 4);
+    let report = measure(setting("ROUNDS", 5), seconds)?;
+    println!("{report}");
+    let queue = queue::measure(seconds)?;
+    println!("{queue}");
+    let outage = outage::measure();
+    println!("{outage}");
+    let json =
+        json!({ "cells": report.to_json(), "queue": queue.to_json(), "outage": outage.to_json() });
+    std::fs::write(out, format!("{json:#}\n")).map_err(|e| format!("cannot write {out}: {e}"))
+}
+
 fn measure(rounds: u32, seconds: u32) -> Result<Report, String> {
     let contestants = contestants();
     let mut report = Report::default();
     for round in 0..=rounds {
+        // Round 0 warms everything up and does not count.
+        let seconds = if round == 0 { 1 } else { seconds };
         for connections in CONNECTIONS {
-            for language in 0..Language::ALL.len() {
+            for turn in 0..Language::ALL.len() {
                 for contestant in &contestants {
-                    let Some((site, path)) = contestant.targets.get(language) else {
+                    let Some(sample) = contestant.sample(turn, connections, seconds)? else {
                         continue;
                     };
-                    // Round 0 warms everything up and does not count.
-                    let seconds = if round == 0 { 1 } else { seconds };
-                    let sample =
-                        wrk::run(contestant.server.port(), site, path, connections, seconds)
-                            .map_err(|e| format!("{} {site}: {e}", contestant.name))?;
                     if round > 0 {
-                        report.add(&Cell::new(contestant.name, site, connections), sample);
+                        report.add(sample.0, sample.1);
                     }
                 }
             }
@@ -142,6 +153,23 @@ fn measure(rounds: u32, seconds: u32) -> Result<Report, String> {
     }
     stop(contestants);
     Ok(report)
+}
+
+impl Contestant {
+    /// Measures the target of that turn, if there is one.
+    fn sample(
+        &self,
+        turn: usize,
+        connections: u32,
+        seconds: u32,
+    ) -> Result<Option<(Cell, Sample)>, String> {
+        let Some((site, path)) = self.targets.get(turn) else {
+            return Ok(None);
+        };
+        let sample = wrk::run(self.server.port(), site, path, connections, seconds)
+            .map_err(|e| format!("{} {site}: {e}", self.name))?;
+        Ok(Some((Cell::new(self.name, site, connections), sample)))
+    }
 }
 
 /// Phusion Passenger's processes go a while after httpd; what it needs for that is not our test.

@@ -39,14 +39,13 @@ pub(crate) struct Report {
 
 impl Report {
     /// Adds a sample.
-    pub(crate) fn add(&mut self, cell: &Cell, sample: Sample) {
-        self.samples.entry(cell.clone()).or_default().push(sample);
+    pub(crate) fn add(&mut self, cell: Cell, sample: Sample) {
+        self.samples.entry(cell).or_default().push(sample);
     }
 
     /// Medians, ratios and every sample, as JSON.
-    pub(crate) fn to_json(&self) -> String {
-        let cells: Vec<Value> = self
-            .samples
+    pub(crate) fn to_json(&self) -> Vec<Value> {
+        self.samples
             .iter()
             .map(|(cell, samples)| {
                 let all: Vec<Value> =
@@ -61,8 +60,7 @@ impl Report {
                 }
                 value
             })
-            .collect();
-        format!("{:#}\n", json!({ "cells": cells }))
+            .collect()
     }
 
     fn rate(&self, cell: &Cell) -> f64 {

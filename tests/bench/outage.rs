@@ -1,0 +1,77 @@
+//! What killing the agent under load costs: failed requests, and the time until there is another one.
+
+use harness::wait::{until, PATIENCE};
+use harness::{processes, Language, Load, Setup, Site};
+use nix::sys::signal::Signal;
+use serde_json::{json, Value};
+use std::fmt;
+use std::time::{Duration, Instant};
+
+/// How often the agent is killed.
+const TIMES: usize = 5;
+
+/// What it came to.
+#[derive(Debug)]
+pub(crate) struct Outage {
+    longest: Duration,
+    answered: usize,
+    failed: usize,
+    has_same_processes: bool,
+}
+
+/// Kills the agent again and again while 25 clients send requests.
+pub(crate) fn measure() -> Outage {
+    let site = Site::probe(Language::Ruby).with("PassengerMinInstances 2");
+    let server = Setup::of(site).with("LogLevel warn").start();
+    assert_eq!(server.get("ruby", "/").status, 200);
+    until("two processes", PATIENCE, || {
+        server.app_pids("ruby").len() == 2
+    });
+    let apps = server.app_pids("ruby");
+    let load = Load::start(server.port(), "ruby", "/", 25);
+    let mut longest = Duration::ZERO;
+    for _ in 0..TIMES {
+        let before = load.answered();
+        until("the load to be under way", PATIENCE, || {
+            load.answered() > before + 1000
+        });
+        let agent = server.instance().agent();
+        let begun = Instant::now();
+        processes::signal(agent, Signal::SIGKILL);
+        until("another agent", PATIENCE, || {
+            server.instance().agent() != agent
+        });
+        longest = longest.max(begun.elapsed());
+    }
+    let tally = load.finish();
+    Outage {
+        longest,
+        answered: tally.ok,
+        failed: tally.failures.len() + tally.resent,
+        has_same_processes: server.app_pids("ruby") == apps,
+    }
+}
+
+impl Outage {
+    /// The figures as JSON.
+    pub(crate) fn to_json(&self) -> Value {
+        json!({
+            "agent_killed": TIMES, "longest_ms": self.longest.as_secs_f64() * 1e3,
+            "answered": self.answered, "failed": self.failed, "same_processes": self.has_same_processes,
+        })
+    }
+}
+
+impl fmt::Display for Outage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "agent killed {TIMES} times under load: another one after at most {:.0?}, {} requests answered, \
+             {} failed, {} app processes",
+            self.longest,
+            self.answered,
+            self.failed,
+            if self.has_same_processes { "the same" } else { "NOT the same" }
+        )
+    }
+}
