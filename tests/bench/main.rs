@@ -1,8 +1,8 @@
 //! `make bench`: the same hello-world apps behind this module and behind Phusion Passenger, and a static
 //! file behind neither, each in an httpd of its own, measured in turns within one run.
 //!
-//! Usage: `passenger-bench OUT.json`. `ROUNDS` (5) and `SECONDS` (4, per measurement) come from the
-//! environment. `docs/performance.md` says how to read the table.
+//! Usage: `passenger-bench OUT.json`. `BENCH_ROUNDS` (5) and `BENCH_SECONDS` (4, per measurement) come
+//! from the environment. `docs/performance.md` says how to read the table.
 
 mod outage;
 mod queue;
@@ -119,8 +119,8 @@ fn main() -> ExitCode {
 }
 
 fn run(out: &str) -> Result<(), String> {
-    let seconds = setting("SECONDS", 4);
-    let report = measure(setting("ROUNDS", 5), seconds)?;
+    let seconds = setting("BENCH_SECONDS", 4);
+    let report = measure(setting("BENCH_ROUNDS", 5), seconds)?;
     println!("{report}");
     let queue = queue::measure(seconds)?;
     println!("{queue}");

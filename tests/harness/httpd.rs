@@ -49,8 +49,10 @@ impl Mpm {
     fn sizes(self) -> &'static str {
         match self {
             Mpm::Event | Mpm::Worker => {
-                "StartServers 2\nServerLimit 4\nThreadsPerChild 16\nMinSpareThreads 8\n\
-                 MaxSpareThreads 64\nMaxRequestWorkers 64"
+                // One child alone has threads for 25 clients: httpd closes kept-alive connections when
+                // it has not, which would look like a failure of ours.
+                "StartServers 2\nServerLimit 4\nThreadsPerChild 32\nMinSpareThreads 32\n\
+                 MaxSpareThreads 128\nMaxRequestWorkers 128"
             }
             Mpm::Prefork => {
                 "StartServers 4\nServerLimit 32\nMinSpareServers 2\nMaxSpareServers 8\n\
