@@ -7,6 +7,8 @@ pub mod instance;
 pub mod log;
 pub mod output;
 pub mod pool;
+pub mod spawn;
 pub mod store;
 #[allow(unsafe_code)]
 pub mod sys;
+pub mod watchdog;

@@ -1,0 +1,184 @@
+//! The variables an app process starts with: a clean base, what the administrator set, and the contract
+//! of `docs/protocols.md`, section 4, later ones winning. Nothing of a request, nothing of httpd's own
+//! environment but language and time zone.
+
+use std::collections::BTreeMap;
+
+use super::identity::Identity;
+use crate::apps::DEFAULT_PATH;
+use crate::config::Application;
+
+/// Variables of the agent that apps get too.
+const INHERITED: [&str; 9] = [
+    "PATH",
+    "LANG",
+    "LANGUAGE",
+    "LC_ALL",
+    "LC_CTYPE",
+    "LC_MESSAGES",
+    "LC_TIME",
+    "LC_COLLATE",
+    "TZ",
+];
+
+/// What the environment is made from besides the application.
+#[derive(Clone)]
+pub struct Source<'a> {
+    /// Variables of the agent; only [`INHERITED`] ones are looked at.
+    pub own: &'a dyn Fn(&str) -> Option<String>,
+    /// The user the app will run as, or that we all are.
+    pub identity: &'a Identity,
+    /// `SetEnv` of server level.
+    pub configured: BTreeMap<String, String>,
+    /// What httpd calls itself.
+    pub software: &'a str,
+    /// Uid that connections must have.
+    pub peer_uid: u32,
+}
+
+/// The whole environment, in alphabetical order.
+#[must_use]
+pub fn build(app: &Application, source: &Source<'_>) -> Vec<(String, String)> {
+    let mut variables = BTreeMap::new();
+    let mut set = |name: &str, value: String| variables.insert(name.to_owned(), value);
+    set("PATH", DEFAULT_PATH.to_owned());
+    for name in INHERITED {
+        if let Some(value) = (source.own)(name) {
+            set(name, value);
+        }
+    }
+    let identity = source.identity;
+    set("HOME", identity.home.display().to_string());
+    set("USER", identity.user.clone());
+    set("LOGNAME", identity.user.clone());
+    set("SHELL", identity.shell.display().to_string());
+    set("SERVER_SOFTWARE", source.software.to_owned());
+    set("PYTHONUNBUFFERED", "1".to_owned());
+    for (name, value) in &source.configured {
+        set(name, value.clone());
+    }
+    for (name, value) in contract(app, source) {
+        set(name, value);
+    }
+    // What the kernel cannot carry would make the whole exec fail.
+    variables.retain(|name, value| {
+        !name.is_empty() && !name.contains(['=', '\0']) && !value.contains('\0')
+    });
+    variables.into_iter().collect()
+}
+
+fn contract(app: &Application, source: &Source<'_>) -> Vec<(&'static str, String)> {
+    let root = app.app_root.display().to_string();
+    let mut contract = vec![
+        ("PWD", root.clone()),
+        ("IN_PASSENGER", "1".to_owned()),
+        ("PASSENGER_APP_ROOT", root),
+        (
+            "PASSENGER_STARTUP_FILE",
+            app.startup_file.display().to_string(),
+        ),
+        ("PASSENGER_APP_GROUP_NAME", app.group_name.clone()),
+        ("PASSENGER_PEER_UID", source.peer_uid.to_string()),
+        ("PASSENGER_THREADS", app.options.threads().to_string()),
+    ];
+    let env = app.options.app_env();
+    for name in [
+        "PASSENGER_APP_ENV",
+        "RAILS_ENV",
+        "RACK_ENV",
+        "WSGI_ENV",
+        "NODE_ENV",
+    ] {
+        contract.push((name, env.to_owned()));
+    }
+    if !app.base_uri.is_empty() {
+        for name in [
+            "PASSENGER_BASE_URI",
+            "RAILS_RELATIVE_URL_ROOT",
+            "RACK_BASE_URI",
+        ] {
+            contract.push((name, app.base_uri.clone()));
+        }
+    }
+    contract
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::apps::AppType;
+    use crate::config::{AppOptions, OwnerRule};
+
+    fn app(base_uri: &str) -> Application {
+        Application {
+            options: AppOptions::default(),
+            kind: AppType::by_name("rack").unwrap(),
+            app_root: "/srv/app".into(),
+            real_root: "/srv/releases/7".into(),
+            startup_file: "/srv/app/config.ru".into(),
+            base_uri: base_uri.into(),
+            owner: OwnerRule::Configured,
+            group_name: "group".into(),
+        }
+    }
+
+    fn built(base_uri: &str, configured: &[(&str, &str)]) -> BTreeMap<String, String> {
+        let identity = Identity {
+            uid: 1000,
+            gid: 1000,
+            groups: vec![],
+            user: "alice".into(),
+            group: "alice".into(),
+            home: PathBuf::from("/home/alice"),
+            shell: PathBuf::from("/bin/sh"),
+        };
+        let own = |name: &str| match name {
+            "PATH" => Some("/opt/bin".to_owned()),
+            "LD_PRELOAD" | "SECRET" => Some("evil".to_owned()),
+            _ => None,
+        };
+        let configured = configured
+            .iter()
+            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+            .collect();
+        let source = Source {
+            own: &own,
+            identity: &identity,
+            configured,
+            software: "Apache",
+            peer_uid: 33,
+        };
+        build(&app(base_uri), &source).into_iter().collect()
+    }
+
+    #[test]
+    fn nothing_of_the_agents_own_environment_leaks() {
+        let env = built("", &[]);
+        assert!(env.values().all(|value| value != "evil"));
+        assert_eq!(env["PATH"], "/opt/bin");
+        assert_eq!(env["HOME"], "/home/alice");
+        assert_eq!(env["PWD"], "/srv/app", "as configured, links not resolved");
+        assert_eq!(env["RAILS_ENV"], "production");
+        assert_eq!(env["PASSENGER_PEER_UID"], "33");
+        assert!(!env.contains_key("PASSENGER_BASE_URI"));
+    }
+
+    #[test]
+    fn the_administrators_variables_win_over_the_base_but_not_over_the_contract() {
+        let env = built(
+            "/sub",
+            &[
+                ("HOME", "/elsewhere"),
+                ("PASSENGER_PEER_UID", "0"),
+                ("A=B", "x"),
+                ("N", "a\0b"),
+            ],
+        );
+        assert_eq!(env["HOME"], "/elsewhere");
+        assert_eq!(env["PASSENGER_PEER_UID"], "33");
+        assert_eq!(env["RAILS_RELATIVE_URL_ROOT"], "/sub");
+        assert!(!env.contains_key("A=B") && !env.contains_key("N"));
+    }
+}

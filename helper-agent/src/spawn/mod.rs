@@ -1,0 +1,27 @@
+//! Starting an app process: from an application and its configuration to a process that says `ready`, or to
+//! a report that tells the administrator why it did not.
+//!
+//! ```text
+//!  agent                                     shim (this program, one thread)            loader
+//!  prepare: who, what, with which variables
+//!  launch: bind socket, pipes, fork ───────► waits for `go`
+//!  deposit the descriptors in the store
+//!  `go` ───────────────────────────────────► step prepare · user · directory · exec ──► step load · listen
+//!  dialogue, captured output, deadline ◄────────────────────────────────────────────── ready
+//! ```
+//!
+//! * `order.rs` – what the shim is told; `prepare.rs` makes it (may block), `identity.rs` says as whom,
+//!   `environment.rs` with which variables;
+//! * `launch.rs` – the agent's side of the fork;
+//! * `shim.rs` – the child's side, between fork and the loader;
+//! * `dialogue.rs` – the lines of the control socket;
+//! * `report.rs` – a failure in words.
+
+pub mod dialogue;
+pub mod environment;
+pub mod identity;
+pub mod launch;
+pub mod order;
+pub mod prepare;
+pub mod report;
+pub mod shim;

@@ -1,0 +1,137 @@
+//! Makes the order for one start: finds the application again (a deployment may have switched a link),
+//! says as whom it runs, with which interpreter and variables. Looks at files of the app's user and asks
+//! the name service, so it can block: run it where that hurts nobody, under the start's deadline.
+
+use std::env;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::Duration;
+
+use passenger_shm::messages::Registration;
+
+use super::environment::{self, Source};
+use super::identity::{self, Accounts, FileOwner, Identity, Rules, System};
+use super::order::SpawnOrder;
+use crate::config::{Application, Configuration, OwnerRule};
+use crate::sys::process::effective_uid;
+
+/// A start that may begin.
+#[derive(Debug)]
+pub struct Prepared {
+    /// What the shim is told.
+    pub order: SpawnOrder,
+    /// Uid the process will have.
+    pub uid: u32,
+    /// Budget of the whole start.
+    pub timeout: Duration,
+    /// Requests at once whatever the process says; 0 = unlimited.
+    pub forced_concurrency: Option<u32>,
+    /// Facts for a failure report.
+    pub facts: Vec<(&'static str, String)>,
+}
+
+/// Makes the order. `loaders` is the directory of the loaders.
+///
+/// # Errors
+/// A sentence that completes "the app could not be started: …".
+pub fn prepare(
+    config: &Configuration,
+    registration: &Registration,
+    loaders: &Path,
+) -> Result<Prepared, String> {
+    let app = Application::find(config, registration)?;
+    let euid = effective_uid();
+    let identity = (euid == 0).then(|| choose(config, &app)).transpose()?;
+    let me = match &identity {
+        Some(identity) => identity.clone(),
+        None => myself(euid, app.owner)?,
+    };
+    let mut configured = config.global.default_ruby.as_deref();
+    if app.kind.directive != "PassengerRuby" || app.options.ruby.is_some() {
+        configured = app.configured_interpreter();
+    }
+    let source = Source {
+        own: &|name| env::var(name).ok(),
+        identity: &me,
+        configured: config.environment(&registration.document_root),
+        software: &config.apache.software,
+        peer_uid: if euid == 0 { config.apache.uid } else { euid },
+    };
+    let environment = environment::build(&app, &source);
+    let order = SpawnOrder {
+        identity,
+        program: app.kind.interpreter(configured),
+        directive: app.kind.directive.to_owned(),
+        arguments: vec![loaders.join(app.kind.loader)],
+        app_root: app.app_root.clone(),
+        startup_file: app.startup_file.clone(),
+        environment,
+    };
+    let facts = vec![
+        ("app root", app.app_root.display().to_string()),
+        ("app type", app.kind.name.to_owned()),
+        ("startup file", app.startup_file.display().to_string()),
+        ("environment", app.options.app_env().to_owned()),
+    ];
+    Ok(Prepared {
+        order,
+        uid: me.uid,
+        timeout: app.options.start_timeout(),
+        forced_concurrency: app.options.forced_concurrency(),
+        facts,
+    })
+}
+
+fn choose(config: &Configuration, app: &Application) -> Result<Identity, String> {
+    // The file itself and not what it links to: a link says nothing about who may run its target.
+    let file = fs::symlink_metadata(&app.startup_file).map_err(|e| {
+        format!(
+            "cannot look at the startup file {}: {e}",
+            app.startup_file.display()
+        )
+    })?;
+    let rules = Rules {
+        switching: config.global.user_switching,
+        user: app.options.user.as_deref(),
+        group: app.options.group.as_deref(),
+        default_user: &config.global.default_user,
+        default_group: config.global.default_group.as_deref(),
+        owner: app.owner,
+    };
+    identity::choose(
+        &rules,
+        FileOwner {
+            uid: file.uid(),
+            gid: file.gid(),
+        },
+        &System,
+    )
+}
+
+/// Without root's rights everything runs as the agent's own user.
+fn myself(euid: u32, owner: OwnerRule) -> Result<Identity, String> {
+    if let OwnerRule::Only { uid } = owner {
+        if uid != euid {
+            return Err(format!(
+                "the app belongs to uid {uid}, its document root is not in the configuration, and the \
+                 agent is not root and cannot become its owner"
+            ));
+        }
+    }
+    let account = System.user_of(euid);
+    let gid = nix::unistd::getegid().as_raw();
+    Ok(Identity {
+        uid: euid,
+        gid,
+        groups: vec![],
+        group: System.group_name(gid).unwrap_or_else(|| gid.to_string()),
+        user: account
+            .as_ref()
+            .map_or_else(|| euid.to_string(), |a| a.name.clone()),
+        home: account
+            .as_ref()
+            .map_or_else(|| "/".into(), |a| a.home.clone()),
+        shell: account.map_or_else(|| "/bin/sh".into(), |a| a.shell),
+    })
+}
