@@ -17,6 +17,10 @@ const net = require('net');
 
 const CONTROL = 3;
 const LISTENER = 4;
+// Turns of the event loop without news after which nothing is on its way to us any more: a connection takes one
+// to be accepted and one to be read. Under endless load we look no longer than the second number.
+const QUIET_TURNS = 3;
+const MOST_TURNS = 1000;
 
 // --- the control socket ---
 
@@ -49,12 +53,6 @@ function listenToAgent(onLine) {
   control.unref();
 }
 
-// Calls back when everything that had arrived before has been read and handed to the application: a turn of the event
-// loop polls all sockets between two immediates.
-function afterPendingInput(callback) {
-  setImmediate(() => setImmediate(callback));
-}
-
 // --- what applications may call ---
 
 class PhusionPassenger extends EventEmitter {
@@ -79,6 +77,10 @@ class Application {
     this.api = api;
     this.server = null;
     this.executing = 0;
+    // Connections and requests that came, ever.
+    this.arrivals = 0;
+    // Connections without a request so far: Node does not count them as idle.
+    this.unused = new Set();
     this.isReady = false;
     this.isStopping = false;
     this.lastError = null;
@@ -117,15 +119,24 @@ class Application {
     server.requestTimeout = 0;
     // Scripts print it, and express' template dies of null. A string is what a Unix socket has.
     server.address = () => 'passenger';
-    server.prependListener('connection', nameThePeer);
-    server.prependListener('request', (_request, response) => this.follow(response));
+    server.prependListener('connection', (socket) => this.welcome(socket));
+    server.prependListener('request', (request, response) => this.follow(request, response));
     server.once('listening', () => {
       this.isReady = true;
       say('ready concurrency=0 protocol=http');
     });
   }
 
-  follow(response) {
+  welcome(socket) {
+    nameThePeer(socket);
+    this.arrivals += 1;
+    this.unused.add(socket);
+    socket.once('close', () => this.unused.delete(socket));
+  }
+
+  follow(request, response) {
+    this.unused.delete(request.socket);
+    this.arrivals += 1;
     this.executing += 1;
     if (this.isStopping) {
       response.shouldKeepAlive = false;
@@ -140,8 +151,21 @@ class Application {
       this.stop();
     } else if (line.startsWith('busy? ')) {
       // Requests have no numbers in HTTP: one 0 for each that is in execution.
-      afterPendingInput(() => say(`busy ${line.slice(6)}${' 0'.repeat(this.executing)}`));
+      this.afterPendingInput(() => say(`busy ${line.slice(6)}${' 0'.repeat(this.executing)}`));
     }
+  }
+
+  // Calls back when everything sent before has been handed to the application. Node accepts one connection a turn.
+  afterPendingInput(callback, quiet = 0, turn = 0) {
+    const before = this.arrivals;
+    setImmediate(() => {
+      const calm = this.arrivals === before ? quiet + 1 : 0;
+      if (calm > QUIET_TURNS || turn > MOST_TURNS) {
+        callback();
+      } else {
+        this.afterPendingInput(callback, calm, turn + 1);
+      }
+    });
   }
 
   stop() {
@@ -152,8 +176,9 @@ class Application {
       process.exit(0);
     }
     this.isStopping = true;
-    afterPendingInput(() => {
+    this.afterPendingInput(() => {
       this.server.close(() => this.leave());
+      this.unused.forEach((socket) => socket.destroy());
       const sweep = () => this.server.closeIdleConnections?.();
       sweep();
       setInterval(sweep, 50).unref();

@@ -183,7 +183,6 @@ module PassengerLoader
       @server = server
       @buffer = String.new(capacity: READ_BYTES)
       @last = false
-      @last_used = 0
     end
 
     # True: a request's head has been read. :wait: there is none. False: the connection is over.
@@ -540,6 +539,7 @@ module PassengerLoader
 
       make_room if @connections.size >= @limit
       connection = Connection.new(io, self)
+      connection.last_used = @turn
       @connections[io] = connection
       @sources << io
       serve(connection)

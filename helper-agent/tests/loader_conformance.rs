@@ -1,0 +1,799 @@
+//! One suite for all loaders: each is started as the agent starts it (control socket on 3, listener
+//! on 4, environment) and must behave the same. What only one language has is in
+//! `loader_features.rs`. A language that is not installed is skipped, and says so.
+
+mod support;
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use nix::sys::signal::Signal;
+
+use support::client::{Body, Client, Request};
+use support::process::{AppProcess, Launch};
+use support::{binary, http, wait_until, Language};
+
+/// SHA-256 of `hello`.
+const HELLO_SHA256: &str = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824";
+/// SHA-256 of 1 MiB of `x`.
+const MEBIBYTE_SHA256: &str = "8f990ba0b577b51cf009ea049368c16bbda1b21e1b93be07a824758bb253c39b";
+const MEBIBYTE: usize = 1 << 20;
+
+/// Makes one `#[test]` per language of each function named.
+macro_rules! conformance {
+    ($($language:ident = $variant:ident: $($test:ident)*;)*) => {
+        $(mod $language {
+            $(#[test]
+            fn $test() {
+                super::$test(super::Language::$variant);
+            })*
+        })*
+    };
+    (all: $($all:ident)*; binary: $($binary:ident)*;) => {
+        conformance! {
+            ruby = Ruby: $($all)* $($binary)*;
+            python = Python: $($all)* $($binary)*;
+            node = Node: $($all)*;
+        }
+    };
+}
+
+conformance! {
+    all:
+        says_each_step_until_ready
+        answers_a_get
+        cleans_the_environment
+        receives_small_bodies
+        receives_a_mebibyte
+        receives_a_body_of_unknown_length
+        sends_large_responses_whole
+        sends_a_chunk_when_the_application_yields_it
+        a_streamed_response_ends
+        head_is_answered_without_body
+        no_content_has_no_body
+        keeps_repeated_headers
+        keeps_empty_header_values
+        answers_many_requests_on_one_connection
+        answers_on_many_connections
+        survives_peers_that_close_early
+        an_exception_is_a_500_and_is_logged
+        an_exception_after_the_head_cuts_the_response
+        a_crash_in_a_request_closes_the_connection
+        output_is_not_held_back
+        an_exit_while_loading_is_reported
+        an_exception_while_loading_is_reported
+        a_syntax_error_is_reported
+        sigterm_while_loading_ends_it
+        an_idle_process_is_not_busy
+        stop_answers_what_was_sent
+        sigterm_answers_what_was_sent
+        the_end_of_the_control_socket_ends_the_process
+        stop_ends_a_process_with_idle_connections
+        sigusr1_asks_to_leave
+        a_child_inherits_no_descriptor;
+    binary:
+        repeats_the_number
+        is_busy_no_more_when_it_answers
+        the_last_response_says_so
+        closes_the_longest_idle_of_too_many_connections
+        a_small_unread_body_does_not_disturb_the_next_request
+        an_endless_unread_body_ends_the_connection
+        a_bodys_early_end_closes_the_connection
+        a_foreign_tag_closes_the_connection
+        refuses_other_users
+        threads_answer_at_the_same_time
+        busy_threads_are_reported_by_number
+        stop_waits_for_threads
+        a_forked_child_lets_go_of_all_sockets;
+}
+
+fn echo(language: Language) -> Option<AppProcess> {
+    Launch::new(language, &language.app("echo")).start_ready()
+}
+
+fn hello(language: Language) -> Option<AppProcess> {
+    Launch::new(language, &language.app("hello")).start_ready()
+}
+
+// --- start ---
+
+fn says_each_step_until_ready(language: Language) {
+    let launch = Launch::new(language, &language.app("hello"));
+    let Some(mut process) = launch.start() else {
+        return;
+    };
+    let lines: Vec<_> = (0..3).filter_map(|_| process.next_line()).collect();
+    let ready = match language {
+        Language::Node => "ready concurrency=0 protocol=http",
+        _ => "ready concurrency=1 protocol=binary",
+    };
+    assert_eq!(lines, ["step load", "step listen", ready]);
+}
+
+fn cleans_the_environment(language: Language) {
+    let Some(process) = echo(language) else {
+        return;
+    };
+    let environment = process.connect().call(&Request::get("/")).json()["process_env"].take();
+    assert_eq!(environment["IN_PASSENGER"], "1");
+    assert_eq!(environment["PASSENGER_APP_ENV"], "production");
+    for removed in [
+        "APP_ROOT",
+        "STARTUP_FILE",
+        "APP_GROUP_NAME",
+        "PEER_UID",
+        "THREADS",
+    ] {
+        let name = format!("PASSENGER_{removed}");
+        assert!(environment.get(&name).is_none(), "{name} is still there");
+    }
+}
+
+/// Starts the application `broken-<kind>`: what it says in `error`, and its output.
+fn failed_start(language: Language, kind: &str) -> Option<(String, String)> {
+    let mut process = Launch::new(language, &language.app(&format!("broken-{kind}"))).start()?;
+    let mut last = String::new();
+    while let Some(line) = process.next_line() {
+        last = line;
+    }
+    assert_eq!(
+        process.wait().code().map(|code| code != 0),
+        Some(true),
+        "exits, and not with 0"
+    );
+    process.expect_log(if kind == "exits" {
+        "database"
+    } else {
+        "broken-"
+    });
+    let sentence = last.strip_prefix("error load ").map(str::to_owned);
+    Some((
+        sentence.unwrap_or_else(|| panic!("{last:?} is no error line")),
+        process.log(),
+    ))
+}
+
+fn an_exit_while_loading_is_reported(language: Language) {
+    let Some((sentence, log)) = failed_start(language, "exits") else {
+        return;
+    };
+    assert!(
+        sentence.contains("exit") && sentence.contains('3'),
+        "{sentence}"
+    );
+    assert!(sentence.contains(language.startup_file()), "{sentence}");
+    assert!(log.contains("the database is not there"), "{log}");
+}
+
+fn an_exception_while_loading_is_reported(language: Language) {
+    let Some((sentence, log)) = failed_start(language, "raises") else {
+        return;
+    };
+    assert!(
+        sentence.contains("broken-raises: no such setting"),
+        "{sentence}"
+    );
+    assert!(log.contains("connect"), "no backtrace in {log}");
+}
+
+fn a_syntax_error_is_reported(language: Language) {
+    let Some((sentence, log)) = failed_start(language, "syntax") else {
+        return;
+    };
+    assert!(sentence.contains("SyntaxError"), "{sentence}");
+    assert!(log.contains(language.startup_file()), "{log}");
+}
+
+fn sigterm_while_loading_ends_it(language: Language) {
+    let launch = Launch::new(language, &language.app("broken-hangs"));
+    let Some(mut process) = launch.start() else {
+        return;
+    };
+    process.expect_log("broken-hangs");
+    process.signal(Signal::SIGTERM);
+    process.wait();
+}
+
+// --- requests ---
+
+fn answers_a_get(language: Language) {
+    let Some(process) = echo(language) else {
+        return;
+    };
+    let request = Request::get("/some/where?x=1&y=%C3%A9").header("X-Colour", "blue");
+    let response = process.connect().call(&request);
+    let json = response.json();
+    assert_eq!(response.status, 200);
+    assert_eq!(response.header("Content-Type"), ["application/json"]);
+    assert_eq!(json["method"], "GET");
+    assert_eq!(json["path"], "/some/where");
+    assert_eq!(json["query"], "x=1&y=%C3%A9");
+    assert_eq!(json["uri"], "/some/where?x=1&y=%C3%A9");
+    assert_eq!(json["headers"]["x-colour"], "blue");
+    assert_eq!(json["pid"], process.pid());
+    assert_eq!(json["body"]["length"], 0);
+}
+
+fn expect_body(client: &mut Client, body: Body, length: usize, digest: &str) {
+    let json = client.call(&Request::post("/", body)).json();
+    assert_eq!(
+        (&json["body"]["length"], &json["body"]["sha256"]),
+        (&length.into(), &digest.into())
+    );
+}
+
+fn receives_small_bodies(language: Language) {
+    let Some(process) = echo(language) else {
+        return;
+    };
+    let mut client = process.connect();
+    for _ in 0..3 {
+        expect_body(&mut client, Body::Sized(b"hello".to_vec()), 5, HELLO_SHA256);
+    }
+}
+
+fn receives_a_mebibyte(language: Language) {
+    let Some(process) = echo(language) else {
+        return;
+    };
+    let mut client = process.connect();
+    // Twice the size does not fit into memory by the loaders' bound.
+    for _ in 0..2 {
+        let body = Body::Sized(vec![b'x'; MEBIBYTE]);
+        expect_body(&mut client, body, MEBIBYTE, MEBIBYTE_SHA256);
+        let json = client
+            .call(&Request::post("/", Body::Sized(vec![b'x'; 2 * MEBIBYTE])))
+            .json();
+        assert_eq!(json["body"]["length"], 2 * MEBIBYTE);
+    }
+}
+
+fn receives_a_body_of_unknown_length(language: Language) {
+    let Some(process) = echo(language) else {
+        return;
+    };
+    let mut client = process.connect();
+    let pieces = ["h", "el", "lo"]
+        .map(|piece| piece.as_bytes().to_vec())
+        .to_vec();
+    expect_body(&mut client, Body::Pieces(pieces), 5, HELLO_SHA256);
+    let pieces = vec![vec![b'x'; MEBIBYTE / 16]; 16];
+    expect_body(&mut client, Body::Pieces(pieces), MEBIBYTE, MEBIBYTE_SHA256);
+    expect_body(&mut client, Body::Sized(b"hello".to_vec()), 5, HELLO_SHA256);
+}
+
+fn sends_large_responses_whole(language: Language) {
+    let Some(process) = echo(language) else {
+        return;
+    };
+    let mut client = process.connect();
+    for length in [0, 1, 65_536, 3_000_000] {
+        let response = client.call(&Request::get(&format!("/?bytes={length}")));
+        let expected: Vec<u8> = (b'a'..=b'z').cycle().take(length).collect();
+        assert!(response.body == expected, "{length} bytes arrive unchanged");
+    }
+}
+
+fn sends_a_chunk_when_the_application_yields_it(language: Language) {
+    let Some(process) = echo(language) else {
+        return;
+    };
+    let mut client = process.connect();
+    // The second chunk is out of reach of any deadline here: the first must come without it.
+    client.send(&Request::get("/?chunks=2&chunk_ms=3600000"));
+    let first = if language.is_binary() {
+        binary::receive_head(&mut client.stream).expect("a head");
+        binary::receive_frame(&mut client.stream).expect("a frame")
+    } else {
+        http::receive_head(&mut client.stream).expect("a head");
+        http::receive_chunk(&mut client.stream).expect("a chunk")
+    };
+    assert_eq!(first, b"chunk 0\n");
+}
+
+fn a_streamed_response_ends(language: Language) {
+    let Some(process) = echo(language) else {
+        return;
+    };
+    let mut client = process.connect();
+    for _ in 0..2 {
+        let response = client.call(&Request::get("/?chunks=3"));
+        assert_eq!(response.text(), "chunk 0\nchunk 1\nchunk 2\n");
+    }
+}
+
+fn head_is_answered_without_body(language: Language) {
+    let Some(process) = echo(language) else {
+        return;
+    };
+    let mut client = process.connect();
+    for target in ["/", "/?bytes=1000", "/?chunks=3"] {
+        let response = client.call(&Request::get(target).method("HEAD"));
+        assert_eq!((response.status, response.body.len()), (200, 0));
+    }
+    assert_eq!(client.call(&Request::get("/?chunks=1")).text(), "chunk 0\n");
+}
+
+fn no_content_has_no_body(language: Language) {
+    let Some(process) = echo(language) else {
+        return;
+    };
+    let mut client = process.connect();
+    for status in [204, 304] {
+        let response = client.call(&Request::get(&format!("/?status={status}")));
+        assert_eq!((response.status, response.body.len()), (status, 0));
+    }
+    assert_eq!(client.call(&Request::get("/?status=418")).status, 418);
+}
+
+fn keeps_repeated_headers(language: Language) {
+    let Some(process) = echo(language) else {
+        return;
+    };
+    let request = Request::get("/?header=Set-Cookie:a=1&header=Set-Cookie:b=2");
+    let response = process.connect().call(&request);
+    assert_eq!(response.header("Set-Cookie"), ["a=1", "b=2"]);
+}
+
+fn keeps_empty_header_values(language: Language) {
+    let Some(process) = echo(language) else {
+        return;
+    };
+    let mut client = process.connect();
+    let request = Request::get("/?header=X-Empty:")
+        .header("X-Void", "")
+        .header("X-Last", "");
+    let response = client.call(&request);
+    assert_eq!(response.header("X-Empty"), [""]);
+    assert_eq!(response.json()["headers"]["x-void"], "");
+    assert_eq!(response.json()["headers"]["x-last"], "");
+}
+
+// --- connections ---
+
+fn answers_many_requests_on_one_connection(language: Language) {
+    let Some(process) = hello(language) else {
+        return;
+    };
+    let mut client = process.connect();
+    for _ in 0..300 {
+        assert!(client.call(&Request::get("/")).text().starts_with("Hello"));
+    }
+}
+
+fn answers_on_many_connections(language: Language) {
+    let Some(process) = hello(language) else {
+        return;
+    };
+    let mut clients: Vec<_> = (0..31).map(|_| process.connect()).collect();
+    for _ in 0..3 {
+        clients
+            .iter_mut()
+            .for_each(|client| client.send(&Request::get("/")));
+        for client in &mut clients {
+            assert_eq!(client.receive("GET").expect("a response").status, 200);
+        }
+    }
+}
+
+fn survives_peers_that_close_early(language: Language) {
+    let Some(process) = echo(language) else {
+        return;
+    };
+    let whole = process
+        .connect()
+        .encode(&Request::post("/", Body::Sized(vec![b'x'; 5000])));
+    for length in [
+        0,
+        1,
+        23,
+        24,
+        40,
+        whole.len() - 4000,
+        whole.len() - 1,
+        whole.len(),
+    ] {
+        let mut client = process.connect();
+        client
+            .stream
+            .write_all(&whole[..length])
+            .expect("send a part");
+        drop(client);
+        assert_eq!(process.connect().call(&Request::get("/")).status, 200);
+    }
+    // One that leaves while its response is under way.
+    process.connect().send(&Request::get("/?bytes=10000000"));
+    assert_eq!(process.connect().call(&Request::get("/")).status, 200);
+    assert!(!process.log().contains("Error"), "{}", process.log());
+}
+
+fn an_exception_is_a_500_and_is_logged(language: Language) {
+    let Some(process) = echo(language) else {
+        return;
+    };
+    let mut client = process.connect();
+    let response = client.call(&Request::get("/oops?raise=1"));
+    assert_eq!(response.status, 500);
+    assert!(
+        !response.text().contains("raising"),
+        "no details for the client"
+    );
+    process.expect_log("echo: raising, as asked");
+    process.expect_log(language.startup_file());
+    assert_eq!(client.call(&Request::get("/")).status, 200);
+}
+
+fn an_exception_after_the_head_cuts_the_response(language: Language) {
+    let Some(process) = echo(language) else {
+        return;
+    };
+    let mut client = process.connect();
+    client.send(&Request::get("/?chunks=5&fail_after=2"));
+    client.receive("GET").expect_err("the response is cut");
+    process.expect_log("failing after 2 chunks");
+    assert_eq!(process.connect().call(&Request::get("/")).status, 200);
+}
+
+fn a_crash_in_a_request_closes_the_connection(language: Language) {
+    let Some(mut process) = echo(language) else {
+        return;
+    };
+    let mut client = process.connect();
+    client.send(&Request::get("/?crash=1"));
+    client.receive("GET").expect_err("no response");
+    assert_eq!(process.wait().code(), Some(7));
+}
+
+fn output_is_not_held_back(language: Language) {
+    let Some(process) = echo(language) else {
+        return;
+    };
+    process.connect().call(&Request::get("/?log=marzipan"));
+    process.expect_log("marzipan\n");
+    process.expect_log("err: marzipan\n");
+}
+
+// --- the agent's commands ---
+
+fn an_idle_process_is_not_busy(language: Language) {
+    let Some(mut process) = hello(language) else {
+        return;
+    };
+    assert!(process.ask_busy("17").is_empty());
+    process.connect().call(&Request::get("/"));
+    assert!(process.ask_busy("x-y").is_empty());
+}
+
+/// Sends a slow request on each of three connections, then what `end` does, and expects three
+/// responses and a clean exit. The process may not even have accepted the connections by then.
+fn ends_after_answering(language: Language, end: impl FnOnce(&mut AppProcess)) {
+    let Some(mut process) = echo(language) else {
+        return;
+    };
+    let mut idle = process.connect();
+    idle.call(&Request::get("/"));
+    let mut clients: Vec<_> = (0..3).map(|_| process.connect()).collect();
+    let slow = Request::post("/?sleep_ms=50", Body::Sized(b"hello".to_vec()));
+    clients.iter_mut().for_each(|client| client.send(&slow));
+    end(&mut process);
+    for client in &mut clients {
+        let response = client.receive("POST").expect("a response");
+        assert_eq!(response.json()["body"]["sha256"], HELLO_SHA256);
+    }
+    assert_eq!(process.wait().code(), Some(0));
+    UnixStream::connect(process.socket()).expect_err("nobody listens any more");
+    assert_eq!(idle.stream.read(&mut [0]).expect("closed in order"), 0);
+}
+
+fn stop_answers_what_was_sent(language: Language) {
+    ends_after_answering(language, |process| process.tell("stop"));
+}
+
+fn sigterm_answers_what_was_sent(language: Language) {
+    ends_after_answering(language, |process| process.signal(Signal::SIGTERM));
+}
+
+fn the_end_of_the_control_socket_ends_the_process(language: Language) {
+    ends_after_answering(language, AppProcess::hang_up);
+}
+
+fn stop_ends_a_process_with_idle_connections(language: Language) {
+    let Some(mut process) = hello(language) else {
+        return;
+    };
+    let _never_used = process.connect();
+    let mut used = process.connect();
+    used.call(&Request::get("/"));
+    process.tell("stop");
+    assert_eq!(process.wait().code(), Some(0));
+}
+
+fn sigusr1_asks_to_leave(language: Language) {
+    let Some(mut process) = hello(language) else {
+        return;
+    };
+    process.signal(Signal::SIGUSR1);
+    assert_eq!(process.next_line().as_deref(), Some("leave"));
+    assert_eq!(process.connect().call(&Request::get("/")).status, 200);
+    process.tell("stop");
+    assert_eq!(process.wait().code(), Some(0));
+}
+
+fn a_child_inherits_no_descriptor(language: Language) {
+    expect_no_socket_of_ours(language, "/?child_fds=1");
+}
+
+fn a_forked_child_lets_go_of_all_sockets(language: Language) {
+    expect_no_socket_of_ours(language, "/?fork_fds=1");
+}
+
+fn expect_no_socket_of_ours(language: Language, target: &str) {
+    let Some(process) = echo(language) else {
+        return;
+    };
+    let mut client = process.connect();
+    client.call(&Request::get("/"));
+    let ours = process.open_sockets();
+    assert!(
+        ours.len() >= 3,
+        "control, listener and a connection, not {ours:?}"
+    );
+    let inherited = client.call(&Request::get(target)).text();
+    assert!(
+        inherited.contains("pipe:"),
+        "{inherited:?} is a list of descriptors"
+    );
+    for socket in ours {
+        assert!(!inherited.contains(&socket), "{socket} in {inherited}");
+    }
+    assert_eq!(
+        client.call(&Request::get("/")).status,
+        200,
+        "the parent kept its own"
+    );
+}
+
+// --- the binary protocol ---
+
+fn repeats_the_number(language: Language) {
+    let Some(process) = hello(language) else {
+        return;
+    };
+    let mut client = process.connect();
+    for _ in 0..2 {
+        client.send(&Request::get("/"));
+        let head = binary::receive_head(&mut client.stream).expect("a head");
+        assert_eq!((head.number, head.flags), (client.number(), 0));
+        let mut body = vec![0; usize::try_from(head.body).expect("small")];
+        client.stream.read_exact(&mut body).expect("a body");
+    }
+}
+
+/// A single-threaded process answers when it is back in its loop: nothing sent before the question
+/// may then be unanswered.
+fn is_busy_no_more_when_it_answers(language: Language) {
+    let Some(mut process) = echo(language) else {
+        return;
+    };
+    let mut clients: Vec<_> = (0..3).map(|_| process.connect()).collect();
+    clients
+        .iter_mut()
+        .for_each(|client| client.send(&Request::get("/?sleep_ms=30")));
+    assert!(process.ask_busy("1").is_empty());
+    for client in &mut clients {
+        client
+            .stream
+            .set_nonblocking(true)
+            .expect("set non-blocking");
+        assert_eq!(client.receive("GET").expect("already there").status, 200);
+    }
+}
+
+fn closes_the_longest_idle_of_too_many_connections(language: Language) {
+    let Some(process) = hello(language) else {
+        return;
+    };
+    let used = |_| {
+        let mut client = process.connect();
+        assert_eq!(client.call(&Request::get("/")).status, 200);
+        client
+    };
+    let mut clients: Vec<_> = (0..40).map(used).collect();
+    let (closed, kept) = clients.split_at_mut(8);
+    for client in closed {
+        assert_eq!(client.stream.read(&mut [0]).expect("an orderly end"), 0);
+    }
+    for client in kept {
+        assert_eq!(client.call(&Request::get("/")).status, 200);
+    }
+}
+
+fn a_small_unread_body_does_not_disturb_the_next_request(language: Language) {
+    let Some(process) = hello(language) else {
+        return;
+    };
+    let mut client = process.connect();
+    let pieces = vec![vec![b'x'; 1000]; 3];
+    for body in [
+        Body::Sized(vec![b'x'; 3 * MEBIBYTE]),
+        Body::Sized(vec![b'x'; 10]),
+    ] {
+        assert!(!client.call(&Request::post("/", body)).is_last);
+    }
+    let response = client.call(&Request::post("/", Body::Pieces(pieces)));
+    assert_eq!(response.status, 200);
+    if !response.is_last {
+        assert_eq!(client.call(&Request::get("/")).status, 200);
+    }
+}
+
+fn an_endless_unread_body_ends_the_connection(language: Language) {
+    let Some(process) = hello(language) else {
+        return;
+    };
+    let mut client = process.connect();
+    let whole = client.encode(&Request::post("/", Body::Pieces(vec![b"begin".to_vec()])));
+    client
+        .stream
+        .write_all(&whole[..whole.len() - 4])
+        .expect("send all but the end");
+    let response = client.receive("POST").expect("a response");
+    assert!(response.is_last && response.status == 200);
+    assert_eq!(client.stream.read(&mut [0]).expect("closed in order"), 0);
+}
+
+fn a_bodys_early_end_closes_the_connection(language: Language) {
+    let Some(process) = echo(language) else {
+        return;
+    };
+    let mut client = process.connect();
+    let whole = client.encode(&Request::post("/", Body::Sized(vec![b'x'; 2 * MEBIBYTE])));
+    client
+        .stream
+        .write_all(&whole[..whole.len() - 1])
+        .expect("send all but a byte");
+    client
+        .stream
+        .shutdown(std::net::Shutdown::Write)
+        .expect("half-close");
+    client
+        .receive("POST")
+        .expect_err("no response to half a request");
+    assert_eq!(process.connect().call(&Request::get("/")).status, 200);
+}
+
+fn a_foreign_tag_closes_the_connection(language: Language) {
+    let Some(process) = hello(language) else {
+        return;
+    };
+    let mut client = process.connect();
+    client
+        .stream
+        .write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        .expect("send");
+    client
+        .stream
+        .shutdown(std::net::Shutdown::Write)
+        .expect("half-close");
+    let mut answer = Vec::new();
+    let _ = client.stream.read_to_end(&mut answer);
+    assert!(answer.is_empty(), "{answer:?}");
+    assert_eq!(process.connect().call(&Request::get("/")).status, 200);
+}
+
+/// The peer's uid is compared once per connection; only root passes besides Apache's user.
+fn refuses_other_users(language: Language) {
+    const TRY: &str = "import socket, sys
+s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1])
+try:
+    s.sendall(b'x'); sys.stdout.write('closed' if s.recv(1) == b'' else 'open')
+except ConnectionError: sys.stdout.write('closed')";
+    let is_root = nix::unistd::getuid().is_root();
+    let allowed = if is_root { "4242" } else { "0" };
+    let launch =
+        Launch::new(language, &language.app("hello")).variable("PASSENGER_PEER_UID", allowed);
+    let (Some(process), Some(python)) = (launch.start_ready(), Language::Python.interpreter())
+    else {
+        return;
+    };
+    open_to_everybody(process.socket());
+    let mut attempt = Command::new(python);
+    attempt
+        .args(["-c", TRY])
+        .arg(process.socket())
+        .current_dir("/");
+    if is_root {
+        attempt.uid(4343);
+    }
+    let output = attempt.output().expect("run the client");
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout),
+        "closed",
+        "{output:?}"
+    );
+    if is_root {
+        assert_eq!(
+            process.connect().call(&Request::get("/")).status,
+            200,
+            "root is welcome"
+        );
+    }
+}
+
+/// Leaves the refusal to the process.
+fn open_to_everybody(socket: &std::path::Path) {
+    use std::os::unix::fs::PermissionsExt;
+    let directory = socket.parent().expect("a directory");
+    for (path, mode) in [(directory, 0o755), (socket, 0o777)] {
+        let mode = std::fs::Permissions::from_mode(mode);
+        std::fs::set_permissions(path, mode).expect("change the mode");
+    }
+}
+
+// --- threads ---
+
+fn threaded(language: Language) -> Option<AppProcess> {
+    let launch = Launch::new(language, &language.app("echo"));
+    launch.variable("PASSENGER_THREADS", "3").start_ready()
+}
+
+fn threads_answer_at_the_same_time(language: Language) {
+    let Some(process) = threaded(language) else {
+        return;
+    };
+    let mut clients = [process.connect(), process.connect(), process.connect()];
+    clients[0].send(&Request::get("/?sleep_ms=3600000"));
+    clients[1].send(&Request::get("/?sleep_ms=3600000"));
+    for _ in 0..50 {
+        assert_eq!(clients[2].call(&Request::get("/")).status, 200);
+    }
+}
+
+fn busy_threads_are_reported_by_number(language: Language) {
+    let Some(mut process) = threaded(language) else {
+        return;
+    };
+    let mut slow = process.connect();
+    slow.send(&Request::get("/?sleep_ms=3600000"));
+    assert_eq!(process.ask_busy("1"), [slow.number()]);
+    let mut quick = process.connect();
+    quick.call(&Request::get("/"));
+    quick.call(&Request::get("/"));
+    // A thread may still be on its way back from the last byte of its response.
+    wait_until(|| process.ask_busy("2") == [slow.number()]);
+}
+
+/// With threads the loop hears `stop` while a request is in execution; its response says that the
+/// connection ends with it.
+fn the_last_response_says_so(language: Language) {
+    let Some(mut process) = threaded(language) else {
+        return;
+    };
+    let mut client = process.connect();
+    assert!(!client.call(&Request::get("/")).is_last);
+    let whole = client.encode(&Request::post("/", Body::Sized(vec![b'x'; 2 * MEBIBYTE])));
+    let (begin, end) = whole.split_at(whole.len() - 1);
+    client.stream.write_all(begin).expect("send all but a byte");
+    process.tell("stop");
+    wait_until(|| UnixStream::connect(process.socket()).is_err());
+    client.stream.write_all(end).expect("send the last byte");
+    assert!(client.receive("POST").expect("a response").is_last);
+    assert_eq!(process.wait().code(), Some(0));
+}
+
+fn stop_waits_for_threads(language: Language) {
+    let Some(mut process) = threaded(language) else {
+        return;
+    };
+    let mut clients: Vec<_> = (0..8).map(|_| process.connect()).collect();
+    clients
+        .iter_mut()
+        .for_each(|client| client.send(&Request::get("/?sleep_ms=30")));
+    process.tell("stop");
+    for client in &mut clients {
+        assert_eq!(client.receive("GET").expect("a response").status, 200);
+    }
+    assert_eq!(process.wait().code(), Some(0));
+}

@@ -1,0 +1,86 @@
+//! What the loader tests are made of: an application process started as the agent would start it
+//! ([`process`]), and a client for each of the two request protocols ([`client`]).
+
+pub mod binary;
+pub mod client;
+pub mod http;
+pub mod process;
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// No wait in these tests is longer; reaching it is a failure.
+pub const DEADLINE: Duration = Duration::from_secs(20);
+
+/// One of the languages with a loader of their own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Language {
+    Ruby,
+    Python,
+    Node,
+}
+
+impl Language {
+    /// `ruby`, `python` or `node`: the suffix of the fixture directories.
+    pub fn name(self) -> &'static str {
+        match self {
+            Language::Ruby => "ruby",
+            Language::Python => "python",
+            Language::Node => "node",
+        }
+    }
+
+    /// The interpreter, or `None` where the language is not installed. The one the distribution
+    /// ships comes first, because its packages (`ruby-rack`) belong to it.
+    pub fn interpreter(self) -> Option<PathBuf> {
+        let program = match self {
+            Language::Ruby => "ruby",
+            Language::Python => "python3",
+            Language::Node => "node",
+        };
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        std::iter::once(PathBuf::from("/usr/bin"))
+            .chain(std::env::split_paths(&path))
+            .map(|directory| directory.join(program))
+            .find(|candidate| candidate.is_file())
+    }
+
+    pub fn loader(self) -> PathBuf {
+        let file = match self {
+            Language::Ruby => "rack-loader.rb",
+            Language::Python => "wsgi-loader.py",
+            Language::Node => "node-loader.js",
+        };
+        Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("loaders")
+            .join(file)
+    }
+
+    pub fn startup_file(self) -> &'static str {
+        match self {
+            Language::Ruby => "config.ru",
+            Language::Python => "passenger_wsgi.py",
+            Language::Node => "app.js",
+        }
+    }
+
+    /// Whether its processes speak the binary protocol; otherwise HTTP.
+    pub fn is_binary(self) -> bool {
+        self != Language::Node
+    }
+
+    /// The directory of the application `<kind>-<language>` in `tests/apps`.
+    pub fn app(self, kind: &str) -> PathBuf {
+        let apps = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/apps");
+        apps.join(format!("{kind}-{}", self.name()))
+    }
+}
+
+/// Returns when the condition holds; panics when that takes too long.
+pub fn wait_until(mut condition: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !condition() {
+        assert!(started.elapsed() < DEADLINE, "that never became true");
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
+}

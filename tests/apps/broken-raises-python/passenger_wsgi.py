@@ -1,0 +1,8 @@
+"""Fails to start: raises."""
+
+
+def connect():
+    raise ValueError('broken-raises: no such setting "colour"')
+
+
+connect()

@@ -1,0 +1,3 @@
+"""Fails to start: broken-syntax has an unfinished expression."""
+
+application = lambda environ, start_response: [
