@@ -91,6 +91,12 @@ impl LineDrain {
         }
     }
 
+    /// A reader for the output of the app process with that PID.
+    #[must_use]
+    pub fn for_app(pid: i32) -> Self {
+        Self::new(format!("App {pid} output: "))
+    }
+
     /// Hands every complete line in `pipe` to `sink`, prefixed, without line end and without control
     /// characters, and consumes it after `sink` returned. Never blocks by itself. Makes the pipe
     /// non-blocking.

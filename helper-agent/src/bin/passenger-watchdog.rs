@@ -1,2 +1,5 @@
-//! Not built yet.
-fn main() {}
+//! The watchdog's program; see `helper_agent::watchdog`.
+
+fn main() {
+    std::process::exit(helper_agent::watchdog::main());
+}

@@ -81,6 +81,18 @@ pub fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?)
 }
 
+/// A counter that wakes whoever polls it: non-blocking on both sides, since those who ring it may have
+/// filled it, and close-on-exec.
+///
+/// # Errors
+/// When the process is out of descriptors.
+pub fn doorbell() -> io::Result<OwnedFd> {
+    // SAFETY: takes two integers.
+    let fd = check(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) })?;
+    // SAFETY: the kernel has just made this descriptor for us; nobody else knows its number.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
 /// Copies up to `limit` bytes from one pipe into another without consuming them; never blocks.
 /// Zero means end of file on the source.
 ///

@@ -119,6 +119,20 @@ pub fn own_image_path() -> io::Result<PathBuf> {
     Ok(replaced.map(PathBuf::from).unwrap_or(path))
 }
 
+/// Fills the slice from the kernel's random source.
+///
+/// # Errors
+/// Those of `getrandom`; `UnexpectedEof` for more than 256 bytes, which it may deliver in parts.
+pub fn random_bytes(bytes: &mut [u8]) -> io::Result<()> {
+    // SAFETY: pointer and length are of one live, writable slice of bytes.
+    let filled = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+    match usize::try_from(filled) {
+        Ok(count) if count == bytes.len() => Ok(()),
+        Ok(_) => Err(io::ErrorKind::UnexpectedEof.into()),
+        Err(_) => Err(io::Error::last_os_error()),
+    }
+}
+
 /// Effective user id.
 #[must_use]
 pub fn effective_uid() -> u32 {

@@ -1,0 +1,495 @@
+//! The agent's process as the watchdog sees it: starting it, feeding it the store, hearing it, its death.
+
+use std::collections::VecDeque;
+use std::ffi::CString;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Instant;
+
+use passenger_shm::channel::Channel;
+use passenger_shm::messages::ToParent;
+use passenger_shm::ClientId;
+
+use super::core::{Source, Watchdog};
+use super::supervisor::Action;
+use super::table::{ProcessEntry, ProcessKey};
+use super::takeover::own_environment;
+use crate::instance;
+use crate::output::LineDrain;
+use crate::store::{ToAgent, ToWatchdog};
+use crate::sys::descriptor;
+use crate::sys::epoll::Trigger;
+use crate::sys::pidfd::Pidfd;
+use crate::sys::spawn::{self, Program};
+
+/// Messages that are read before others get their turn.
+const MESSAGES_PER_TURN: usize = 64;
+
+/// Failed starts in a row after which a first start is given up: httpd refuses to start then.
+const FIRST_ATTEMPTS: u32 = 3;
+
+/// Run-queue delay within a second that counts as "the machine did not let it run", in nanoseconds.
+const STARVED_NS: u64 = 300_000_000;
+
+/// Something to send. Descriptors are looked up when it is sent: what has gone by then is skipped.
+#[derive(Debug)]
+pub(super) enum Item {
+    Start,
+    Config,
+    Pending(u64),
+    Worker(ClientId),
+    Process(ProcessKey),
+    StoreEnd,
+    Plain(ToAgent),
+}
+
+/// A running agent.
+#[derive(Debug)]
+pub(super) struct AgentProcess {
+    pub(super) pid: i32,
+    pub(super) pidfd: Pidfd,
+    death_token: u64,
+    channel: Channel,
+    channel_token: u64,
+    outbox: VecDeque<Item>,
+    waits_for_room: bool,
+    channel_ended: bool,
+    /// It has been told the whole store; the outputs are its to read.
+    pub(super) has_store: bool,
+    /// It has said that it is done.
+    said_stopped: bool,
+    run_delay_ns: u64,
+}
+
+impl AgentProcess {
+    pub(super) fn push(&mut self, item: Item) {
+        self.outbox.push_back(item);
+    }
+
+    /// Whether it was ready to run, but not run, for a good part of the time since the last call.
+    fn was_starved(&mut self) -> bool {
+        let delay = std::fs::read_to_string(format!("/proc/{}/schedstat", self.pid))
+            .ok()
+            .and_then(|text| text.split_ascii_whitespace().nth(1)?.parse().ok());
+        let before = self.run_delay_ns;
+        self.run_delay_ns = delay.unwrap_or(before);
+        self.run_delay_ns.saturating_sub(before) >= STARVED_NS
+    }
+}
+
+impl Watchdog {
+    /// Starts, aborts or kills the agent when that is due.
+    pub(super) fn supervise(&mut self, now: Instant) {
+        if self.supervisor.next_look().is_none_or(|look| look > now) {
+            return;
+        }
+        let starved = self.agent.as_mut().is_some_and(AgentProcess::was_starved);
+        match self.supervisor.tick(now, self.view.heartbeat(), starved) {
+            Action::Nothing => {}
+            Action::Start => self.start_agent(),
+            Action::Abort(reason) => self.signal_agent(libc::SIGABRT, &reason),
+            Action::Kill => self.signal_agent(libc::SIGKILL, "it did not die of SIGABRT"),
+        }
+    }
+
+    fn signal_agent(&self, signal: i32, reason: &str) {
+        let Some(agent) = &self.agent else { return };
+        let name = nix::sys::signal::Signal::try_from(signal).map_or("a signal", |s| s.as_str());
+        log::error!("sending {name} to helper agent {}: {reason}", agent.pid);
+        if let Err(e) = agent.pidfd.signal(signal) {
+            log::error!("cannot send {name} to helper agent {}: {e}", agent.pid);
+        }
+    }
+
+    fn start_agent(&mut self) {
+        match self.try_start_agent() {
+            Ok(pid) => {
+                self.supervisor.started(Instant::now());
+                log::debug!("started helper agent {pid}");
+                if let Err(e) = instance::write_pid(&self.instance_dir, "agent.pid", pid) {
+                    log::warn!("{e}");
+                }
+            }
+            Err(e) => {
+                let pause = self.supervisor.gone(Instant::now());
+                log::error!(
+                    "cannot start a helper agent: {e}; trying again in {} ms",
+                    pause.as_millis()
+                );
+                self.give_up_first_start(&format!("cannot start the helper agent: {e}"));
+            }
+        }
+    }
+
+    fn try_start_agent(&mut self) -> io::Result<i32> {
+        let (ours, theirs) = Channel::pair()?;
+        ours.set_nonblocking(true)?;
+        let null = File::options().read(true).write(true).open("/dev/null")?;
+        let log = crate::log::descriptor()?;
+        let started = spawn::spawn(&Program {
+            image: self.descriptors.agent_image.as_fd(),
+            arguments: vec![CString::new("passenger-helper-agent")?],
+            environment: own_environment(),
+            descriptors: vec![
+                (null.as_fd(), 0),
+                (log.as_fd(), 1),
+                (log.as_fd(), 2),
+                (theirs.as_fd(), 3),
+            ],
+            new_session: true,
+            oom_score_adj: self.originals.oom_score_adj,
+            nofile: self.originals.nofile,
+        })?;
+        let death_token =
+            self.events
+                .add(started.pidfd.as_fd(), Source::AgentDeath, Trigger::Readable)?;
+        let channel_token =
+            self.events
+                .add(ours.as_fd(), Source::AgentChannel, Trigger::Readable)?;
+        let mut agent = AgentProcess {
+            pid: started.pid,
+            pidfd: started.pidfd,
+            death_token,
+            channel: ours,
+            channel_token,
+            outbox: VecDeque::new(),
+            waits_for_room: false,
+            channel_ended: false,
+            has_store: false,
+            said_stopped: false,
+            run_delay_ns: 0,
+        };
+        agent.outbox.extend(self.whole_store());
+        self.agent = Some(agent);
+        Ok(started.pid)
+    }
+
+    /// What a new agent is told, in this order.
+    fn whole_store(&self) -> Vec<Item> {
+        let mut items = vec![Item::Start, Item::Config];
+        items.extend(self.table.workers.clients().map(Item::Worker));
+        items.extend(self.table.processes.keys().copied().map(Item::Process));
+        items.push(Item::StoreEnd);
+        let exited = self.table.processes.values().filter_map(|entry| {
+            let status = entry.exited?;
+            Some(Item::Plain(ToAgent::ChildExited {
+                pid: entry.pid,
+                status,
+            }))
+        });
+        items.extend(exited);
+        items.extend(
+            self.table
+                .pending
+                .as_ref()
+                .map(|config| Item::Pending(config.generation)),
+        );
+        items
+    }
+
+    /// Tells the agent, if there is one; a later one learns it from the store.
+    pub(super) fn tell_agent(&mut self, item: Item) {
+        if let Some(agent) = &mut self.agent {
+            agent.push(item);
+        }
+    }
+
+    /// Sends what the agent's channel has room for.
+    pub(super) fn flush_outbox(&mut self) {
+        let Some(mut agent) = self.agent.take() else {
+            return;
+        };
+        let result = self.flush(&mut agent);
+        let waits = match result {
+            Ok(()) => false,
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => true,
+            Err(e) => {
+                // Its end is closed: it is dying, and its pidfd tells when.
+                log::debug!("cannot tell helper agent {}: {e}", agent.pid);
+                agent.outbox.clear();
+                false
+            }
+        };
+        if waits != agent.waits_for_room && !agent.channel_ended {
+            agent.waits_for_room = waits;
+            let trigger = if waits {
+                Trigger::ReadableOrWritable
+            } else {
+                Trigger::Readable
+            };
+            let channel = agent.channel.as_fd();
+            if let Err(e) = self.events.change(channel, agent.channel_token, trigger) {
+                log::error!("cannot wait for helper agent {}: {e}", agent.pid);
+            }
+        }
+        self.agent = Some(agent);
+    }
+
+    fn flush(&mut self, agent: &mut AgentProcess) -> io::Result<()> {
+        while let Some(item) = agent.outbox.front() {
+            if let Some((message, fds)) = self.resolve(item) {
+                if message == ToAgent::StoreEnd {
+                    agent.channel.send(&message, &[])?;
+                    drop(fds);
+                    agent.has_store = true;
+                    self.unwatch_outputs();
+                } else {
+                    agent.channel.send(&message, &fds)?;
+                }
+            }
+            agent.outbox.pop_front();
+        }
+        Ok(())
+    }
+
+    /// A message with its descriptors; `None` if what it is about has gone.
+    fn resolve(&self, item: &Item) -> Option<(ToAgent, Vec<BorrowedFd<'_>>)> {
+        Some(match item {
+            Item::Start => (
+                ToAgent::Start {
+                    instance_dir: self.instance_dir.to_string_lossy().into_owned(),
+                    parent_pid: self.parent_pid,
+                    watchdog_generation: self.generation,
+                },
+                self.descriptors.in_order().to_vec(),
+            ),
+            Item::Config => {
+                let config = &self.table.config;
+                (
+                    ToAgent::Config {
+                        generation: config.generation,
+                    },
+                    vec![config.document.as_fd(), config.log.as_fd()],
+                )
+            }
+            Item::Pending(generation) => {
+                let config = self
+                    .table
+                    .pending
+                    .as_ref()
+                    .filter(|c| c.generation == *generation)?;
+                (
+                    ToAgent::Config {
+                        generation: config.generation,
+                    },
+                    vec![config.document.as_fd(), config.log.as_fd()],
+                )
+            }
+            Item::Worker(client) => {
+                let entry = self.table.workers.get(*client)?;
+                (
+                    ToAgent::Worker {
+                        slot: client.slot(),
+                        generation: client.generation(),
+                        pid: entry.pid,
+                    },
+                    vec![entry.connection.as_fd(), entry.pidfd.as_fd()],
+                )
+            }
+            Item::Process(key) => {
+                let entry = self.table.processes.get(key)?;
+                let (slot, generation) = *key;
+                (
+                    ToAgent::Process {
+                        slot,
+                        generation,
+                        pid: entry.pid,
+                    },
+                    vec![
+                        entry.pidfd.as_fd(),
+                        entry.output.as_fd(),
+                        entry.control.as_fd(),
+                    ],
+                )
+            }
+            Item::StoreEnd => (ToAgent::StoreEnd, Vec::new()),
+            Item::Plain(message) => (message.clone(), Vec::new()),
+        })
+    }
+
+    /// Reads what the agent says.
+    pub(super) fn on_agent_messages(&mut self) {
+        for _ in 0..MESSAGES_PER_TURN {
+            let Some(agent) = self.agent.as_ref().filter(|agent| !agent.channel_ended) else {
+                return;
+            };
+            let pid = agent.pid;
+            match agent.channel.recv::<ToWatchdog>() {
+                Ok(Some(received)) => self.on_agent_message(received.message, received.fds),
+                Ok(None) => {
+                    self.on_agent_channel_end();
+                    return;
+                }
+                Err(e) => match e.kind() {
+                    io::ErrorKind::WouldBlock => return,
+                    // It closed its end with unread messages in it; what it sent is still to be read.
+                    io::ErrorKind::ConnectionReset => {}
+                    io::ErrorKind::InvalidData => {
+                        log::error!("helper agent {pid} sent what is not a message: {e}");
+                    }
+                    _ => {
+                        log::error!("cannot read from helper agent {pid}: {e}");
+                        self.on_agent_channel_end();
+                        return;
+                    }
+                },
+            }
+        }
+    }
+
+    /// The channel is at its end: it should be dead in a moment, and is made to be if it is not.
+    fn on_agent_channel_end(&mut self) {
+        let Some(agent) = &mut self.agent else { return };
+        self.events
+            .remove(agent.channel.as_fd(), agent.channel_token);
+        agent.outbox.clear();
+        agent.channel_ended = true;
+        if !agent.said_stopped {
+            self.supervisor.channel_closed(Instant::now());
+        }
+    }
+
+    fn on_agent_message(&mut self, message: ToWatchdog, fds: Vec<OwnedFd>) {
+        match message {
+            ToWatchdog::Ready { generation } => self.on_ready(generation),
+            ToWatchdog::ConfigRefused {
+                generation,
+                message,
+            } => {
+                self.on_config_refused(generation, message);
+            }
+            ToWatchdog::Process {
+                slot,
+                generation,
+                pid,
+            } => {
+                self.on_deposit((slot, generation), pid, fds);
+            }
+            ToWatchdog::Forget { slot, generation } => {
+                if let Some(entry) = self.table.processes.remove(&(slot, generation)) {
+                    if let Some(token) = entry.token {
+                        self.events.remove(entry.output.as_fd(), token);
+                    }
+                }
+            }
+            ToWatchdog::Stopped => {
+                if let Some(agent) = &mut self.agent {
+                    agent.said_stopped = true;
+                }
+            }
+        }
+    }
+
+    fn on_deposit(&mut self, key: ProcessKey, pid: i32, fds: Vec<OwnedFd>) {
+        let count = fds.len();
+        let Ok([pidfd, output, control]) = <[OwnedFd; 3]>::try_from(fds) else {
+            log::error!("process {pid} came to the store with {count} descriptors instead of 3");
+            return;
+        };
+        let entry = ProcessEntry {
+            pid,
+            pidfd: Pidfd::from(pidfd),
+            output,
+            control,
+            token: None,
+            drain: LineDrain::for_app(pid),
+            exited: None,
+        };
+        self.table.processes.insert(key, entry);
+    }
+
+    fn on_ready(&mut self, generation: u64) {
+        if let Some(took) = self.supervisor.ready(Instant::now(), self.view.heartbeat()) {
+            let pid = self.agent.as_ref().map_or(0, |agent| agent.pid);
+            log::info!("helper agent {pid} is ready after {} ms", took.as_millis());
+        }
+        if !self.told_parent {
+            self.told_parent = self.tell_parent_ready();
+        }
+        if self
+            .table
+            .pending
+            .as_ref()
+            .is_some_and(|config| config.generation == generation)
+        {
+            if let Some(config) = self.table.pending.take() {
+                self.table.config = config;
+            }
+            self.tell_parent(&ToParent::Configured { generation }, &[]);
+        }
+    }
+
+    fn on_config_refused(&mut self, generation: u64, message: String) {
+        if !self.told_parent {
+            self.fail_start(message);
+            return;
+        }
+        log::error!("configuration {generation} was refused: {message}");
+        let refused = self
+            .table
+            .pending
+            .take_if(|config| config.generation == generation);
+        if let Some(refused) = refused {
+            // The log moved on even if the configuration did not.
+            self.table.config.log = refused.log;
+            self.tell_parent(
+                &ToParent::ConfigureRefused {
+                    generation,
+                    message,
+                },
+                &[],
+            );
+        }
+    }
+
+    /// Ends a first start that cannot succeed, with the reason for httpd's administrator.
+    fn give_up_first_start(&mut self, message: &str) {
+        if !self.told_parent && self.supervisor.failures() >= FIRST_ATTEMPTS {
+            self.fail_start(message.to_owned());
+        }
+    }
+
+    /// Its pidfd says that it is dead.
+    pub(super) fn on_agent_death(&mut self) {
+        // It may have deposited a process with its last breath.
+        while self.agent_has_messages() {
+            self.on_agent_messages();
+        }
+        let Some(agent) = self.agent.take() else {
+            return;
+        };
+        self.events.remove(agent.pidfd.as_fd(), agent.death_token);
+        self.events
+            .remove(agent.channel.as_fd(), agent.channel_token);
+        let ended = match agent.pidfd.reap() {
+            Ok(Some(exit)) => exit.status.to_string(),
+            Ok(None) | Err(_) => "is gone".to_owned(),
+        };
+        let pid = agent.pid;
+        if agent.said_stopped {
+            log::debug!("helper agent {pid} {ended}");
+        } else if self.ending.is_some() {
+            log::warn!("helper agent {pid} {ended} while stopping");
+        } else {
+            let pause = self.supervisor.gone(Instant::now());
+            log::error!(
+                "helper agent {pid} {ended}; requests go on with the processes there are, \
+                 starting another in {} ms",
+                pause.as_millis()
+            );
+            self.give_up_first_start(&format!("the helper agent {ended} before it was ready"));
+        }
+        self.watch_outputs();
+        self.reap_children();
+        self.on_agent_death_while_ending();
+    }
+
+    /// Whether there is something to read, the end of the channel included.
+    fn agent_has_messages(&self) -> bool {
+        self.agent.as_ref().is_some_and(|agent| {
+            let events = descriptor::poll_now(agent.channel.as_fd(), libc::POLLIN);
+            !agent.channel_ended && events.is_ok_and(|events| events != 0)
+        })
+    }
+}

@@ -1,0 +1,35 @@
+//! The watchdog: a small single-threaded process between httpd's parent and the agent.
+//!
+//! ```text
+//!  httpd's parent ──parent channel, pidfd──►┌──────────┐──store channel, pidfd──► agent
+//!  workers ──hello channel, pidfds─────────►│ watchdog │◄─output pipes── apps (while no agent reads)
+//!                                           └──────────┘
+//! ```
+//!
+//! It starts and restarts the agent, keeps every descriptor a successor needs, gives workers their
+//! identities and sweeps dead ones, and ends everything at the end. It decides nothing about apps, parses
+//! nothing an app or worker wrote except one word ("hello"), and allocates little.
+//!
+//! | file | owns |
+//! |---|---|
+//! | `start` | the way from `exec` to the loop, fresh or by take-over |
+//! | `core` | the loop: sources, timers |
+//! | `parent`, `workers`, `agent`, `output` | what happens on each kind of channel |
+//! | `supervisor` | when to start, abort, kill the agent (pure) |
+//! | `table` | what is kept for the agent's successor |
+//! | `shutdown`, `stop` | asking for the end; enforcing it |
+//! | `takeover` | how an agent becomes the watchdog |
+
+mod agent;
+mod core;
+mod output;
+mod parent;
+mod shutdown;
+mod start;
+pub mod stop;
+pub mod supervisor;
+pub mod table;
+pub mod takeover;
+mod workers;
+
+pub use start::main;

@@ -1,0 +1,158 @@
+//! The way to the end: the agent is asked to end its apps in time; what is left after that is killed.
+//! Also reaps children, of which this process has some once an agent has died.
+
+use std::os::fd::AsRawFd;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use nix::sys::socket::MsgFlags;
+use passenger_shm::messages::ToParent;
+
+use super::agent::Item;
+use super::core::Watchdog;
+use super::stop;
+use crate::store::ToAgent;
+use crate::sys::pidfd;
+use crate::sys::process::{self, Exit};
+
+/// How long apps may finish when nobody has said otherwise.
+pub(super) const DEFAULT_DEADLINE_MS: u64 = 30_000;
+
+/// The agent kills at the deadline; this long after it the watchdog does.
+const GRACE: Duration = Duration::from_millis(500);
+
+/// The instance is ending.
+#[derive(Debug)]
+pub(super) struct Ending {
+    deadline: Instant,
+    status: i32,
+}
+
+impl Watchdog {
+    /// Handles what was signalled to the watchdog itself.
+    pub(super) fn on_signals(&mut self) {
+        while let Ok(Some(signal)) = self.signals.next() {
+            match signal {
+                Signal::SIGCHLD => self.reap_children(),
+                Signal::SIGTERM | Signal::SIGINT => {
+                    self.begin_stop(DEFAULT_DEADLINE_MS, &format!("received {signal}"));
+                }
+                other => log::debug!("received {other}; nothing to do"),
+            }
+        }
+    }
+
+    /// Reaps children that have ended, apps after their process groups.
+    pub(super) fn reap_children(&mut self) {
+        while let Ok(Some(exit)) = process::peek_any() {
+            if self
+                .agent
+                .as_ref()
+                .is_some_and(|agent| agent.pid == exit.pid)
+            {
+                self.on_agent_death();
+                continue;
+            }
+            self.on_child_exit(exit);
+            if let Err(e) = process::reap(exit.pid) {
+                log::error!("cannot reap child {}: {e}", exit.pid);
+                return;
+            }
+        }
+    }
+
+    fn on_child_exit(&mut self, exit: Exit) {
+        let entry = self
+            .table
+            .processes
+            .values_mut()
+            .find(|entry| entry.pid == exit.pid);
+        let Some(entry) = entry.filter(|entry| entry.exited.is_none()) else {
+            return;
+        };
+        entry.exited = Some(exit.status);
+        log::info!("app process {} {}", exit.pid, exit.status);
+        // Unreaped, it still names its group: what it has left in there goes with it.
+        let _ = pidfd::signal_group_of_child(exit.pid, libc::SIGKILL);
+        if self.agent.as_ref().is_some_and(|agent| agent.has_store) {
+            let message = ToAgent::ChildExited {
+                pid: exit.pid,
+                status: exit.status,
+            };
+            self.tell_agent(Item::Plain(message));
+        }
+    }
+
+    /// Begins to end everything; a second call can only shorten the time.
+    pub(super) fn begin_stop(&mut self, deadline_ms: u64, reason: &str) {
+        let deadline = Instant::now() + Duration::from_millis(deadline_ms.min(86_400_000));
+        let status = match &self.ending {
+            Some(ending) if ending.deadline <= deadline => return,
+            Some(ending) => ending.status,
+            None => 0,
+        };
+        log::info!("{reason}: ending all apps within {deadline_ms} ms");
+        self.ending = Some(Ending { deadline, status });
+        match self.agent {
+            Some(_) => self.tell_agent(Item::Plain(ToAgent::Stop { deadline_ms })),
+            None => self.ask_apps_to_stop(),
+        }
+    }
+
+    /// Ends a start that has failed, with the reason for httpd's administrator.
+    pub(super) fn fail_start(&mut self, message: String) {
+        log::error!("{message}");
+        self.tell_parent(&ToParent::Failed { message }, &[]);
+        self.ending = Some(Ending {
+            deadline: Instant::now(),
+            status: 1,
+        });
+    }
+
+    pub(super) fn on_agent_death_while_ending(&mut self) {
+        if self.ending.is_some() {
+            self.ask_apps_to_stop();
+        }
+    }
+
+    /// Without an agent: the same request that it would make, on the same sockets.
+    fn ask_apps_to_stop(&self) {
+        for entry in self
+            .table
+            .processes
+            .values()
+            .filter(|entry| !entry.pidfd.has_exited())
+        {
+            let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+            let asked = nix::sys::socket::send(entry.control.as_raw_fd(), b"stop\n", flags);
+            if asked.is_err() {
+                // It does not listen there (any more); the signal says the same.
+                let _ = entry.pidfd.signal(libc::SIGTERM);
+            }
+        }
+    }
+
+    /// Looks whether the end has come; `Some` is the exit status.
+    pub(super) fn proceed_ending(&mut self, now: Instant) -> Option<i32> {
+        let ending = self.ending.as_ref()?;
+        let status = ending.status;
+        let apps_are_gone = || {
+            self.table
+                .processes
+                .values()
+                .all(|entry| entry.pidfd.has_exited())
+        };
+        let is_done = self.agent.is_none() && apps_are_gone();
+        if !is_done && now < ending.deadline + GRACE {
+            return None;
+        }
+        let killed = stop::end_descendants();
+        if killed > 0 {
+            log::warn!("killed {killed} processes that were left");
+        }
+        self.drain_all();
+        stop::remove_directory(&self.instance_dir);
+        log::info!("the instance {} has ended", self.instance_dir.display());
+        Some(status)
+    }
+}

@@ -1,0 +1,458 @@
+//! From `exec` to the loop: as a child of httpd's parent, or in the place of an agent that found the
+//! watchdog dead.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use nix::sys::signal::Signal;
+use passenger_shm::channel::Channel;
+use passenger_shm::messages::{Apache, Directive, FromParent, ToParent};
+use passenger_shm::{Capacities, ClientId, WatchdogView};
+use serde::Deserialize;
+
+use super::core::{Events, Originals, Watchdog};
+use super::supervisor::Supervisor;
+use super::table::{ConfigEntry, ProcessEntry, Table, WorkerEntry, Workers};
+use super::takeover::{self, Inherited};
+use crate::instance::{self, Instance, Properties};
+use crate::output::{LineDrain, Scratch};
+use crate::store::StartDescriptors;
+use crate::sys::pidfd::Pidfd;
+use crate::sys::signals::Signals;
+use crate::sys::{descriptor, limits, memfd, process};
+
+/// Number of the parent channel, by protocol.
+const PARENT_CHANNEL: i32 = 3;
+
+/// Longest configuration document, in bytes.
+const CONFIG_BYTES: usize = 64 * 1024 * 1024;
+
+/// Processes that the pool may hold when the configuration does not say.
+const DEFAULT_POOL_SIZE: u32 = 6;
+
+/// The program. Returns its exit status: 0 after an orderly end, 1 when it could not start; never 7 or
+/// 15, which would tell httpd to end itself.
+#[must_use]
+pub fn main() -> i32 {
+    takeover::set_name();
+    crate::log::install();
+    let mut arguments = std::env::args().skip(1);
+    let made = match (arguments.next().as_deref(), arguments.next()) {
+        (None, _) => fresh(),
+        (Some("--take-over"), Some(number)) => match number.parse() {
+            Ok(number) => take_over(number).map(Some),
+            Err(e) => Err(format!(
+                "--take-over wants a descriptor's number, not {number}: {e}"
+            )),
+        },
+        _ => Err("passenger-watchdog is started by httpd, not by hand".to_owned()),
+    };
+    match made {
+        Ok(Some(watchdog)) => watchdog.run(),
+        Ok(None) => 0,
+        Err(message) => {
+            log::error!("{message}");
+            1
+        }
+    }
+}
+
+/// What applies to both kinds of start, whoever started us.
+fn prepare() -> Result<(Signals, Originals), String> {
+    let signals = [
+        Signal::SIGCHLD,
+        Signal::SIGTERM,
+        Signal::SIGINT,
+        Signal::SIGHUP,
+        Signal::SIGQUIT,
+        Signal::SIGUSR1,
+        Signal::SIGUSR2,
+        Signal::SIGPIPE,
+    ];
+    let signals = Signals::new(&signals).map_err(|e| format!("cannot block signals: {e}"))?;
+    process::become_subreaper()
+        .map_err(|e| format!("cannot adopt orphaned app processes (subreaper): {e}"))?;
+    let oom_score_adj = limits::oom_score_adj().ok();
+    // Not for an ordinary user; then we are as likely to be chosen as anybody.
+    let _ = limits::set_oom_score_adj(-1000);
+    let nofile = limits::raise_nofile().ok();
+    Ok((
+        signals,
+        Originals {
+            oom_score_adj,
+            nofile,
+        },
+    ))
+}
+
+/// A start by httpd's parent. `Ok(None)`: it went away before it had said anything.
+fn fresh() -> Result<Option<Watchdog>, String> {
+    let parent_pid: i32 = std::env::var("PASSENGER_PARENT_PID")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .ok_or("passenger-watchdog is started by httpd, not by hand (no PASSENGER_PARENT_PID)")?;
+    let channel = descriptor::take_inherited(PARENT_CHANNEL)
+        .map(Channel::from)
+        .map_err(|e| format!("there is no channel to httpd on descriptor {PARENT_CHANNEL}: {e}"))?;
+    let (signals, originals) = prepare()?;
+    channel
+        .receive_credentials()
+        .map_err(|e| format!("cannot identify httpd's parent: {e}"))?;
+    let Ok(parent) = Pidfd::open(parent_pid) else {
+        return Ok(None);
+    };
+    // Asked after opening: if it still is our parent, the pidfd is its.
+    if nix::unistd::getppid().as_raw() != parent_pid {
+        return Ok(None);
+    }
+    let Some(config) = first_config(&channel, &parent, parent_pid)? else {
+        return Ok(None);
+    };
+    let made = build(&channel, parent, parent_pid, config, signals, originals);
+    if let Err(message) = &made {
+        // httpd's parent writes this where its administrator looks; if it is gone, our log has it.
+        let _ = channel.send(
+            &ToParent::Failed {
+                message: message.clone(),
+            },
+            &[],
+        );
+    }
+    made.map(Some)
+}
+
+/// Waits for the first configuration.
+fn first_config(
+    channel: &Channel,
+    parent: &Pidfd,
+    parent_pid: i32,
+) -> Result<Option<ConfigEntry>, String> {
+    loop {
+        let readable = channel.wait_readable(Duration::from_secs(1));
+        if !readable.map_err(|e| format!("cannot wait for httpd's configuration: {e}"))? {
+            if parent.has_exited() {
+                return Ok(None);
+            }
+            continue;
+        }
+        let received = match channel.recv::<FromParent>() {
+            Ok(Some(received)) => received,
+            Ok(None) => return Ok(None),
+            Err(e) if e.kind() == io::ErrorKind::ConnectionReset => continue,
+            Err(e) => return Err(format!("cannot read httpd's configuration: {e}")),
+        };
+        // Before our SO_PASSCRED a message names nobody; then httpd has no other process yet.
+        let is_parent = received
+            .peer
+            .as_ref()
+            .is_none_or(|p| p.pid == parent_pid || p.pid == 0);
+        match received.message {
+            FromParent::Configure { generation } if is_parent => {
+                return ConfigEntry::from_fds(generation, received.fds).map(Some);
+            }
+            FromParent::Stop { .. } if is_parent => return Ok(None),
+            FromParent::Configure { .. } | FromParent::Stop { .. } => {}
+        }
+    }
+}
+
+impl ConfigEntry {
+    /// A configuration from the two descriptors that came with its message.
+    pub(super) fn from_fds(generation: u64, fds: Vec<OwnedFd>) -> Result<Self, String> {
+        let count = fds.len();
+        let [document, log]: [OwnedFd; 2] = fds
+            .try_into()
+            .map_err(|_| format!("configuration {generation} came with {count} descriptors"))?;
+        Ok(Self {
+            generation,
+            document,
+            log,
+        })
+    }
+}
+
+/// The part of a configuration that concerns the watchdog.
+#[derive(Debug, Deserialize)]
+pub(super) struct Head {
+    build: String,
+    apache: Apache,
+    global: Vec<Directive>,
+}
+
+impl Head {
+    pub(super) fn read(config: &ConfigEntry) -> Result<Self, String> {
+        let text = memfd::contents_of(&config.document, CONFIG_BYTES)
+            .map_err(|e| format!("cannot read configuration {}: {e}", config.generation))?;
+        serde_json::from_slice(&text)
+            .map_err(|e| format!("configuration {} is not readable: {e}", config.generation))
+    }
+
+    fn value(&self, name: &str) -> Option<&str> {
+        let directive = self
+            .global
+            .iter()
+            .rev()
+            .find(|d| d.name.eq_ignore_ascii_case(name))?;
+        directive.args.first().map(String::as_str)
+    }
+
+    /// Uses the log and the level of this configuration.
+    pub(super) fn apply_log(&self, config: &ConfigEntry) {
+        if let Ok(log) = config.log.try_clone() {
+            crate::log::replace(log);
+        }
+        let level = self
+            .value("PassengerLogLevel")
+            .and_then(|text| text.parse().ok());
+        crate::log::set_level(level.unwrap_or(3));
+    }
+
+    fn registry(&self) -> PathBuf {
+        match self.value("PassengerInstanceRegistryDir") {
+            Some(path) if !path.is_empty() => PathBuf::from(path),
+            _ => instance::default_registry(),
+        }
+    }
+
+    fn capacities(&self) -> Capacities {
+        let pool = self
+            .value("PassengerMaxPoolSize")
+            .and_then(|text| text.parse().ok());
+        let pool = pool.filter(|size| *size > 0).unwrap_or(DEFAULT_POOL_SIZE);
+        Capacities::for_httpd(self.apache.server_limit, self.apache.max_threads, pool)
+    }
+}
+
+fn build(
+    channel: &Channel,
+    parent: Pidfd,
+    parent_pid: i32,
+    config: ConfigEntry,
+    signals: Signals,
+    originals: Originals,
+) -> Result<Watchdog, String> {
+    let head = Head::read(&config)?;
+    head.apply_log(&config);
+    let registry = head.registry();
+    if registry.exists() {
+        for path in instance::remove_stale(&registry).map_err(|e| e.to_string())? {
+            log::info!("removed {}, left by an instance that died", path.display());
+        }
+    }
+    let instance = Instance::create(&registry).map_err(|e| e.to_string())?;
+    let directory = instance.path.clone();
+    let made = write_properties(&instance, &head, parent_pid).and_then(|()| {
+        let capacities = head.capacities();
+        let descriptors = make_descriptors(&capacities, channel, parent, instance.lock)?;
+        let workers = Workers::new(capacities.clients).map_err(|e| e.to_string())?;
+        let table = Table {
+            config,
+            pending: None,
+            workers,
+            processes: Default::default(),
+        };
+        Parts {
+            signals,
+            originals,
+            descriptors,
+            table,
+            parent_pid,
+            generation: 1,
+        }
+        .assemble(directory.clone())
+    });
+    made.inspect_err(|_| super::stop::remove_directory(&directory))
+}
+
+fn make_descriptors(
+    capacities: &Capacities,
+    channel: &Channel,
+    parent: Pidfd,
+    lock: OwnedFd,
+) -> Result<StartDescriptors, String> {
+    let image = process::own_image_path().map_err(|e| format!("cannot find own program: {e}"))?;
+    let agent_image = open_image(&image.with_file_name("passenger-helper-agent"))?;
+    let watchdog_image = open_image(Path::new("/proc/self/exe"))?;
+    let segments = passenger_shm::create_segments(capacities)
+        .map_err(|e| format!("cannot create the shared memory: {e}"))?;
+    let no_channel = |e: io::Error| format!("cannot create the workers' channel: {e}");
+    let (hello, hello_workers) = Channel::pair().map_err(no_channel)?;
+    hello.receive_credentials().map_err(no_channel)?;
+    Ok(StartDescriptors {
+        routes: segments.routes,
+        routes_read_only: segments.routes_read_only,
+        traffic: segments.traffic,
+        doorbell: descriptor::doorbell().map_err(|e| format!("cannot create the doorbell: {e}"))?,
+        hello: hello.into(),
+        hello_workers: hello_workers.into(),
+        lock,
+        watchdog_image,
+        agent_image,
+        parent_channel: channel.as_fd().try_clone_to_owned().map_err(no_channel)?,
+        parent_pidfd: parent.into(),
+    })
+}
+
+fn open_image(path: &Path) -> Result<OwnedFd, String> {
+    File::open(path).map(OwnedFd::from).map_err(|e| {
+        format!(
+            "cannot open the program {}: {e}; is the installation complete?",
+            path.display()
+        )
+    })
+}
+
+fn write_properties(instance: &Instance, head: &Head, parent_pid: i32) -> Result<(), String> {
+    let since_epoch = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    let properties = Properties {
+        name: instance.name().to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        build: head.build.clone(),
+        server_software: head.apache.software.clone(),
+        parent_pid,
+        created_at: since_epoch.as_secs(),
+    };
+    instance::write_properties(&instance.path, &properties).map_err(|e| e.to_string())
+}
+
+/// A start in the place of an agent, with what it left open under the numbers of the table.
+fn take_over(table: i32) -> Result<Watchdog, String> {
+    let mut inherited =
+        Inherited::read(table).map_err(|e| format!("cannot read the take-over table: {e}"))?;
+    let adopted = |e: io::Error| format!("cannot adopt a descriptor of the agent: {e}");
+    let (document, log) = inherited.take_config().map_err(adopted)?;
+    let config = ConfigEntry {
+        generation: inherited.config_generation,
+        document,
+        log,
+    };
+    Head::read(&config)?.apply_log(&config);
+    let (signals, mut originals) = prepare()?;
+    originals.nofile = inherited.nofile().or(originals.nofile);
+    let descriptors = inherited.take_start().map_err(adopted)?;
+    let workers = Workers::new(0).map_err(|e| e.to_string())?;
+    let table = Table {
+        config,
+        pending: None,
+        workers,
+        processes: Default::default(),
+    };
+    let directory = PathBuf::from(&inherited.instance_dir);
+    let (parent_pid, generation) = (inherited.parent_pid, inherited.watchdog_generation + 1);
+    let mut watchdog = Parts {
+        signals,
+        originals,
+        descriptors,
+        table,
+        parent_pid,
+        generation,
+    }
+    .assemble(directory)?;
+    watchdog.told_parent = inherited.was_ready;
+    watchdog.adopt(&inherited).map_err(adopted)?;
+    log::warn!(
+        "process {} is the watchdog now, with {} app processes and {} workers",
+        std::process::id(),
+        inherited.processes.len(),
+        inherited.workers.len()
+    );
+    if let Some(left) = inherited.stop_in_ms {
+        watchdog.begin_stop(left, "the watchdog before was stopping");
+    }
+    Ok(watchdog)
+}
+
+/// What a watchdog is assembled from.
+struct Parts {
+    signals: Signals,
+    originals: Originals,
+    descriptors: StartDescriptors,
+    table: Table,
+    parent_pid: i32,
+    generation: u32,
+}
+
+impl Parts {
+    fn assemble(self, instance_dir: PathBuf) -> Result<Watchdog, String> {
+        let failed = |e: io::Error| format!("cannot set up the watchdog's event loop: {e}");
+        let own = i32::try_from(std::process::id()).unwrap_or(0);
+        instance::write_pid(&instance_dir, "watchdog.pid", own).map_err(|e| e.to_string())?;
+        let Parts {
+            signals,
+            originals,
+            descriptors,
+            mut table,
+            parent_pid,
+            generation,
+        } = self;
+        let routes = descriptors.routes_read_only.as_fd();
+        let view = WatchdogView::attach(routes, descriptors.traffic.as_fd())
+            .map_err(|e| format!("cannot map the shared memory: {e}"))?;
+        table.workers = Workers::new(view.capacities().clients).map_err(failed)?;
+        let copy = |fd: &OwnedFd| fd.try_clone().map_err(failed);
+        let now = Instant::now();
+        let mut watchdog = Watchdog {
+            parent: Channel::from(copy(&descriptors.parent_channel)?),
+            parent_token: 0,
+            parent_death: Pidfd::from(copy(&descriptors.parent_pidfd)?),
+            parent_death_token: 0,
+            hello: Channel::from(copy(&descriptors.hello)?),
+            instance_dir,
+            parent_pid,
+            generation,
+            originals,
+            descriptors,
+            signals,
+            view,
+            table,
+            supervisor: Supervisor::new(now),
+            agent: None,
+            scratch: Scratch::new().map_err(failed)?,
+            busy_outputs: Vec::new(),
+            ending: None,
+            told_parent: false,
+            next_round: now,
+            events: Events::new().map_err(failed)?,
+        };
+        watchdog.watch_fixed().map_err(failed)?;
+        Ok(watchdog)
+    }
+}
+
+impl Watchdog {
+    /// Takes the workers and processes of a take-over table.
+    fn adopt(&mut self, inherited: &Inherited) -> io::Result<()> {
+        for worker in &inherited.workers {
+            let entry = WorkerEntry {
+                pid: worker.pid,
+                connection: descriptor::take_inherited(worker.connection)?,
+                pidfd: Pidfd::from(descriptor::take_inherited(worker.pidfd)?),
+                token: 0,
+            };
+            self.add_worker(ClientId::new(worker.slot, worker.generation), entry)?;
+        }
+        for process in &inherited.processes {
+            let entry = ProcessEntry {
+                pid: process.pid,
+                pidfd: Pidfd::from(descriptor::take_inherited(process.pidfd)?),
+                output: descriptor::take_inherited(process.output)?,
+                control: descriptor::take_inherited(process.control)?,
+                token: None,
+                drain: LineDrain::for_app(process.pid),
+                exited: None,
+            };
+            self.table
+                .processes
+                .insert((process.slot, process.generation), entry);
+        }
+        self.watch_outputs();
+        // Children may have ended while the program was being replaced.
+        self.reap_children();
+        Ok(())
+    }
+}

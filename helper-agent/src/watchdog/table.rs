@@ -1,0 +1,206 @@
+//! What the watchdog keeps for the agent's successor: configuration, workers, app processes.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::OwnedFd;
+
+use passenger_shm::ClientId;
+
+use crate::output::LineDrain;
+use crate::sys::pidfd::Pidfd;
+use crate::sys::process::ExitStatus;
+
+/// A configuration as httpd's parent sent it.
+#[derive(Debug)]
+pub struct ConfigEntry {
+    /// httpd's configuration generation.
+    pub generation: u64,
+    /// Sealed memfd of a JSON `Config`.
+    pub document: OwnedFd,
+    /// The log that belongs to it.
+    pub log: OwnedFd,
+}
+
+/// A worker that has an identity.
+#[derive(Debug)]
+pub struct WorkerEntry {
+    /// Its PID, for the log.
+    pub pid: i32,
+    /// Our end of its connection, for the agent and its successors.
+    pub connection: OwnedFd,
+    /// Tells its death.
+    pub pidfd: Pidfd,
+    /// Its number in the event loop.
+    pub token: u64,
+}
+
+/// Slot and generation of an app process.
+pub type ProcessKey = (u32, u32);
+
+/// An app process.
+#[derive(Debug)]
+pub struct ProcessEntry {
+    /// Its PID.
+    pub pid: i32,
+    /// The process.
+    pub pidfd: Pidfd,
+    /// Read end of its output pipe.
+    pub output: OwnedFd,
+    /// Our end of its control socket.
+    pub control: OwnedFd,
+    /// Number of its output in the event loop, while it is read here.
+    pub token: Option<u64>,
+    /// Reads the output while no agent does.
+    pub drain: LineDrain,
+    /// How it ended, if it was our child then.
+    pub exited: Option<ExitStatus>,
+}
+
+/// Identities of workers: which slots are taken, and which generation each had last.
+#[derive(Debug)]
+pub struct Workers {
+    entries: BTreeMap<u16, (u16, WorkerEntry)>,
+    last_generation: Vec<u16>,
+}
+
+/// One process needs one identity; a few more are allowed, since it may reconnect.
+const IDENTITIES_PER_PROCESS: usize = 4;
+
+impl Workers {
+    /// No worker yet, that many slots, generations counted from a random one: those of a watchdog that
+    /// died are not known to its successor.
+    ///
+    /// # Errors
+    /// When the kernel has no random numbers.
+    pub fn new(slots: u16) -> io::Result<Self> {
+        let mut seed = [0; 2];
+        crate::sys::process::random_bytes(&mut seed)?;
+        let first = u16::from_ne_bytes(seed) & passenger_shm::MAX_CLIENT_GENERATION;
+        Ok(Self {
+            entries: BTreeMap::new(),
+            last_generation: vec![first; usize::from(slots)],
+        })
+    }
+
+    /// A free identity for that process.
+    ///
+    /// # Errors
+    /// Says why there is none.
+    pub fn free_identity(&mut self, pid: i32) -> Result<ClientId, String> {
+        let held = self
+            .entries
+            .values()
+            .filter(|(_, entry)| entry.pid == pid)
+            .count();
+        if held >= IDENTITIES_PER_PROCESS {
+            return Err(format!("process {pid} has {held} identities already"));
+        }
+        let slots = self.last_generation.len();
+        let free = (0u16..)
+            .take(slots)
+            .find(|slot| !self.entries.contains_key(slot));
+        let Some(slot) = free else {
+            return Err(format!("all {slots} worker slots are taken"));
+        };
+        let Some(last) = self.last_generation.get_mut(usize::from(slot)) else {
+            return Err(format!("there is no slot {slot}"));
+        };
+        // Zero is what empty words say.
+        *last = if *last >= passenger_shm::MAX_CLIENT_GENERATION {
+            1
+        } else {
+            *last + 1
+        };
+        Ok(ClientId::new(slot, *last))
+    }
+
+    /// Notes who has an identity.
+    pub fn insert(&mut self, client: ClientId, entry: WorkerEntry) {
+        if let Some(last) = self.last_generation.get_mut(usize::from(client.slot())) {
+            *last = client.generation();
+        }
+        self.entries
+            .insert(client.slot(), (client.generation(), entry));
+    }
+
+    /// The worker with that identity.
+    #[must_use]
+    pub fn get(&self, client: ClientId) -> Option<&WorkerEntry> {
+        let (generation, entry) = self.entries.get(&client.slot())?;
+        (*generation == client.generation()).then_some(entry)
+    }
+
+    /// Frees an identity.
+    pub fn remove(&mut self, client: ClientId) -> Option<WorkerEntry> {
+        self.get(client)?;
+        self.entries.remove(&client.slot()).map(|(_, entry)| entry)
+    }
+
+    /// All identities that are taken.
+    pub fn clients(&self) -> impl Iterator<Item = ClientId> + '_ {
+        self.entries
+            .iter()
+            .map(|(slot, (generation, _))| ClientId::new(*slot, *generation))
+    }
+}
+
+/// The store.
+#[derive(Debug)]
+pub struct Table {
+    /// The configuration that the agent has taken, or takes first.
+    pub config: ConfigEntry,
+    /// A newer one that the agent has not answered yet.
+    pub pending: Option<ConfigEntry>,
+    /// Workers.
+    pub workers: Workers,
+    /// App processes.
+    pub processes: BTreeMap<ProcessKey, ProcessEntry>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(pid: i32) -> WorkerEntry {
+        let own = i32::try_from(std::process::id()).unwrap();
+        let connection = crate::sys::descriptor::doorbell().unwrap();
+        WorkerEntry {
+            pid,
+            connection,
+            pidfd: Pidfd::open(own).unwrap(),
+            token: 0,
+        }
+    }
+
+    #[test]
+    fn an_identity_is_never_given_twice_and_slots_run_out() {
+        let mut workers = Workers::new(2).unwrap();
+        let one = workers.free_identity(1).unwrap();
+        workers.insert(one, entry(1));
+        let two = workers.free_identity(2).unwrap();
+        workers.insert(two, entry(2));
+        assert_ne!(one.slot(), two.slot());
+        assert!(workers
+            .free_identity(3)
+            .unwrap_err()
+            .contains("all 2 worker slots"));
+        assert!(workers.remove(one).is_some());
+        assert!(workers.remove(one).is_none());
+        let three = workers.free_identity(3).unwrap();
+        assert_eq!(three.slot(), one.slot());
+        assert_ne!(three.generation(), one.generation());
+        assert_ne!(three.generation(), 0);
+        assert!(workers.get(one).is_none());
+    }
+
+    #[test]
+    fn one_process_cannot_take_all_identities() {
+        let mut workers = Workers::new(100).unwrap();
+        for _ in 0..IDENTITIES_PER_PROCESS {
+            let client = workers.free_identity(7).unwrap();
+            workers.insert(client, entry(7));
+        }
+        assert!(workers.free_identity(7).is_err());
+        assert!(workers.free_identity(8).is_ok());
+    }
+}
