@@ -274,7 +274,7 @@ mod tests {
             let lines = &mut self.lines;
             self.drain
                 .drain(self.read.as_fd(), &mut self.scratch, &mut |line| {
-                    lines.push(line.to_owned())
+                    lines.push(line.to_owned());
                 })
                 .unwrap()
         }
@@ -303,7 +303,7 @@ mod tests {
             let mut drain = LineDrain::new("");
             let mut scratch = Scratch::new().unwrap();
             drain.drain(bench.read.as_fd(), &mut scratch, &mut |line| {
-                assert_ne!(line, "two")
+                assert_ne!(line, "two");
             })
         }));
         assert!(died.is_err());
