@@ -5,6 +5,7 @@ use crate::exchange;
 use crate::ffi::request::Request;
 use crate::worker::Worker;
 use passenger_shm::{Busy, GroupRef, Hint, ProcessRef, QueueFull, Seat};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// Longest sleep between two looks at the client.
@@ -14,7 +15,7 @@ const SLICE: Duration = Duration::from_millis(250);
 /// busy or its first process starts.
 ///
 /// # Errors
-/// A full queue, an app that does not start, or a client that left.
+/// A full queue, an app that does not start, a client that left, or a wait that could never end.
 pub(crate) fn admit<'w>(
     r: &Request<'_>,
     worker: &'w Worker,
@@ -23,6 +24,9 @@ pub(crate) fn admit<'w>(
 ) -> Result<Seat<'w>, RequestError> {
     if let Ok(seat) = worker.client.take(group, avoid) {
         return Ok(seat);
+    }
+    if let Some(outer) = seat_holder_above(r) {
+        return Err(RequestError::WouldDeadlock { outer });
     }
     let failures = worker.view.group(group).map(|info| info.spawn_failures);
     let mut waiter = worker
@@ -55,6 +59,23 @@ pub(crate) fn admit<'w>(
             }
         }
     }
+}
+
+/// The URL of a request on this thread that holds a seat while this one, a part of it, asks for another. With
+/// few processes they would wait for each other for ever.
+fn seat_holder_above(r: &Request<'_>) -> Option<String> {
+    let mut above = r.parent();
+    while let Some(outer) = above {
+        // Relaxed: written and read by this one thread.
+        if outer
+            .attached()
+            .is_some_and(|m| m.holds_seat.load(Ordering::Relaxed))
+        {
+            return Some(String::from_utf8_lossy(outer.unparsed_uri()).into_owned());
+        }
+        above = outer.parent();
+    }
+    None
 }
 
 fn is_client_gone(r: &Request<'_>) -> bool {

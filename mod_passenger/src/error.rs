@@ -25,6 +25,8 @@ pub(crate) enum RequestError {
         limit: u32,
         oldest: Duration,
     },
+    /// A subrequest wants a seat while the request it is part of holds one.
+    WouldDeadlock { outer: String },
     /// The app does not start.
     Spawn(Box<SpawnFailure>),
     /// The app's response is not one.
@@ -46,6 +48,7 @@ impl RequestError {
             Self::ClientGone => 499,
             Self::BufferFile { error } if error.raw_os_error() == Some(libc::ENOSPC) => 507,
             Self::BufferFile { .. } | Self::Refused { .. } | Self::Spawn(_) => 500,
+            Self::WouldDeadlock { .. } => 508,
             Self::NoInstance { .. } | Self::QueueFull { .. } => 503,
             Self::BadResponse { .. } | Self::NoResponse { .. } => 502,
         }
@@ -63,6 +66,7 @@ impl RequestError {
             Self::Spawn(_) => "PSGR0207",
             Self::BadResponse { .. } => "PSGR0208",
             Self::NoResponse { .. } => "PSGR0209",
+            Self::WouldDeadlock { .. } => "PSGR0212",
         }
     }
 
@@ -91,6 +95,11 @@ impl fmt::Display for RequestError {
                 "the request queue is full: {length} waiting, limit {limit}, the oldest for {} ms; \
                  see PassengerMaxRequestQueueSize and PassengerMaxPoolSize",
                 oldest.as_millis()
+            ),
+            Self::WouldDeadlock { outer } => write!(
+                f,
+                "all processes are busy, and this subrequest cannot wait for one: it is part of {outer}, which \
+                 occupies a process itself; give the application more processes (PassengerMaxPoolSize) or threads"
             ),
             Self::Spawn(failure) => write!(
                 f,
@@ -152,6 +161,9 @@ mod tests {
             RequestError::NoResponse {
                 process: String::new(),
                 error: io(),
+            },
+            RequestError::WouldDeadlock {
+                outer: String::new(),
             },
         ];
         let mut codes: Vec<_> = all.iter().map(RequestError::code).collect();

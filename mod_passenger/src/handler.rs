@@ -8,7 +8,7 @@ use crate::error::RequestError;
 use crate::error_page;
 use crate::exchange::{attempt, AttemptError, Outbound};
 use crate::ffi::request::Request;
-use crate::mapping;
+use crate::mapping::{self, Mapping};
 use crate::request_body::RequestBody;
 use crate::upstream::retry::{self, verdict, Failure, Verdict};
 use crate::worker::{self, Worker};
@@ -40,7 +40,7 @@ pub(crate) fn handle(r: &mut Request<'_>) -> Outcome {
     let Some(mapping) = r.attached() else {
         return Outcome::Declined;
     };
-    match serve(r, &mapping.app, mapping.buffers_upload) {
+    match serve(r, mapping) {
         Ok(()) => Outcome::Answered,
         Err(error) => {
             if error.is_worth_logging() {
@@ -52,14 +52,14 @@ pub(crate) fn handle(r: &mut Request<'_>) -> Outcome {
     }
 }
 
-fn serve(r: &mut Request<'_>, app: &App, buffers_upload: bool) -> Result<(), RequestError> {
+fn serve(r: &mut Request<'_>, mapping: &Mapping) -> Result<(), RequestError> {
+    let app = &*mapping.app;
     let worker = worker::get().map_err(|e| RequestError::NoInstance {
         reason: e.to_string(),
     })?;
     let globals = config::globals();
-    let body = RequestBody::receive(r, buffers_upload, &globals.data_buffer_dir)?;
-    let base_uri = &app.registration.base_uri;
-    let mut outbound = Outbound::new(&body, base_uri, &globals.data_buffer_dir, &worker.software);
+    let body = RequestBody::receive(r, mapping.buffers_upload, &globals.data_buffer_dir)?;
+    let mut outbound = Outbound::new(&body, mapping, &globals.data_buffer_dir, &worker.software);
     let mut tries = Tries::new(r, &body);
     loop {
         let group = group(worker, app)?;

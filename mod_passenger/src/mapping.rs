@@ -10,6 +10,7 @@ use crate::ffi::request::{FileType, Request};
 use std::ffi::{CStr, OsStr};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -24,6 +25,8 @@ pub(crate) struct Mapping {
     pub(crate) buffers_upload: bool,
     /// `PassengerErrorOverride`.
     pub(crate) overrides_errors: bool,
+    /// Whether this request holds a seat right now; a subrequest of it must not wait for one.
+    pub(crate) holds_seat: AtomicBool,
 }
 
 /// Made on the first mapped request, so in a worker, never in httpd's parent.
@@ -59,6 +62,7 @@ pub(crate) fn map(r: &mut Request<'_>) -> bool {
         app,
         buffers_upload: config.buffer_upload(),
         overrides_errors: config.error_override(),
+        holds_seat: AtomicBool::new(false),
     };
     r.attach(mapping);
     r.set_handler(HANDLER);

@@ -14,6 +14,7 @@ mod send;
 use crate::environment;
 use crate::error::RequestError;
 use crate::ffi::request::Request;
+use crate::mapping::Mapping;
 use crate::request_body::RequestBody;
 use crate::upstream::body::BodyDecoder;
 use crate::upstream::connection::Connection;
@@ -27,13 +28,14 @@ use passenger_shm::{Hint, ProcessRef, ProcessState, Protocol, Seat};
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// What all attempts of one request share.
 pub(crate) struct Outbound<'a> {
     /// The body, wherever it is.
     pub(crate) body: &'a RequestBody,
-    /// Base URI of the app.
-    pub(crate) base_uri: &'a str,
+    /// Which app it is for.
+    pub(crate) mapping: &'a Mapping,
     /// Where buffer files go.
     pub(crate) buffer_directory: &'a Path,
     /// `SERVER_SOFTWARE`.
@@ -46,13 +48,13 @@ impl<'a> Outbound<'a> {
     /// A request that was not sent yet.
     pub(crate) fn new(
         body: &'a RequestBody,
-        base_uri: &'a str,
+        mapping: &'a Mapping,
         buffer_directory: &'a Path,
         software: &'a str,
     ) -> Self {
         Self {
             body,
-            base_uri,
+            mapping,
             buffer_directory,
             software,
             binary: None,
@@ -62,7 +64,8 @@ impl<'a> Outbound<'a> {
 
     /// The head for one attempt, encoded once per protocol.
     fn head(&mut self, r: &Request<'_>, protocol: Protocol, number: u64) -> &[u8] {
-        let (body, base_uri, software) = (self.body, self.base_uri, self.software);
+        let (body, software) = (self.body, self.software);
+        let base_uri = &self.mapping.app.registration.base_uri;
         match protocol {
             Protocol::Binary => {
                 let bytes = match body {
@@ -100,6 +103,7 @@ struct Attempt<'a, 's> {
     worker: &'a Worker,
     process: ProcessRef,
     seat: Option<Seat<'s>>,
+    holds_seat: &'a AtomicBool,
     connection: Box<Connection>,
     client: Option<BorrowedFd<'a>>,
 }
@@ -126,10 +130,12 @@ pub(crate) fn attempt(
     };
     let (number, protocol) = (seat.number(), seat.protocol());
     let client = r.client_socket();
+    outbound.mapping.holds_seat.store(true, Ordering::Relaxed);
     let attempt = Attempt {
         worker,
         process,
         seat: Some(seat),
+        holds_seat: &outbound.mapping.holds_seat,
         connection,
         client,
     };
@@ -225,15 +231,14 @@ impl Attempt<'_, '_> {
 
     /// The app closed or died: its seat is free whatever it was doing.
     fn settle(&mut self) {
-        if let Some(seat) = self.seat.take() {
-            seat.release();
-        }
+        give_back(&mut self.seat, self.holds_seat);
         self.worker.client.hint(Hint::ProcessSuspect(self.process));
     }
 
     /// Nobody waits for the answer: tell the app by a half-close, leave the seat to the agent.
     fn abandon(&mut self) -> AttemptError {
         self.connection.half_close();
+        self.holds_seat.store(false, Ordering::Relaxed);
         if let Some(seat) = self.seat.take() {
             seat.orphan();
         }
@@ -264,6 +269,15 @@ impl Attempt<'_, '_> {
 
 fn failed(error: io::Error, body: &RequestBody) -> AttemptError {
     AttemptError::Failed(classify(error, true, !body.is_empty()))
+}
+
+/// Frees the seat: the response's end was read, or the app closed or died.
+fn give_back(seat: &mut Option<Seat<'_>>, holds_seat: &AtomicBool) {
+    // Relaxed: written and read by this one thread.
+    holds_seat.store(false, Ordering::Relaxed);
+    if let Some(seat) = seat.take() {
+        seat.release();
+    }
 }
 
 enum Interruption {

@@ -35,18 +35,26 @@ pub(super) struct Output<'d> {
     /// bytes are passed on at once and the thread may wait.
     has_socket: bool,
     discards: bool,
+    /// Nothing is passed on before the app is done: a filter (mod_include) will make requests of its own.
+    holds_all: bool,
     is_unflushed: bool,
     has_passed: bool,
 }
 
 impl<'d> Output<'d> {
     /// For a response whose body is sent, or only counted (`discards`: HEAD, 204, 304).
-    pub(super) fn new(directory: &'d Path, has_socket: bool, discards: bool) -> Self {
+    pub(super) fn new(
+        directory: &'d Path,
+        has_socket: bool,
+        discards: bool,
+        holds_all: bool,
+    ) -> Self {
         Self {
             // What is left at the end must fit under httpd's threshold, or be a file (httpd-notes section 5).
             spill: Spill::new(directory, PIECE_BYTES / 2),
             has_socket,
             discards,
+            holds_all,
             is_unflushed: false,
             has_passed: false,
         }
@@ -69,13 +77,16 @@ impl<'d> Output<'d> {
 
     /// Whether the client must take something before more can be passed on.
     pub(super) fn awaits_client(&self, r: &Request<'_>) -> bool {
-        self.has_socket && (r.has_pending_output() || !self.spill.is_empty())
+        self.has_socket && !self.holds_all && (r.has_pending_output() || !self.spill.is_empty())
     }
 
     /// Adds body bytes; does not block on a client with a socket.
     pub(super) fn add(&mut self, r: &mut Request<'_>, bytes: &[u8]) -> Result<(), OutputError> {
         if bytes.is_empty() || self.discards {
             return Ok(());
+        }
+        if self.holds_all {
+            return self.spill.push(bytes).map_err(OutputError::Spill);
         }
         if !self.has_socket {
             return self.pass(r, bytes);
@@ -100,7 +111,7 @@ impl<'d> Output<'d> {
 
     /// Moves on what the client takes without waiting.
     pub(super) fn pump(&mut self, r: &mut Request<'_>) -> Result<(), OutputError> {
-        if !self.has_socket {
+        if !self.has_socket || self.holds_all {
             return Ok(());
         }
         brigade::push_pending(r)?;

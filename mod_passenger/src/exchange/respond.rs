@@ -1,7 +1,7 @@
 //! From a response head to its last byte at httpd.
 
 use super::output::{Output, OutputError};
-use super::{has_left, Attempt, AttemptError, Outbound, Response, LEFT};
+use super::{give_back, has_left, Attempt, AttemptError, Outbound, Response, LEFT};
 use crate::error::RequestError;
 use crate::ffi::request::{c_string, Request};
 use crate::upstream::body::{BadBody, BodyDecoder};
@@ -46,7 +46,12 @@ impl Attempt<'_, '_> {
         let discards = r.is_head() || head.is_bodyless();
         set_head(r, &head, &decoder, discards);
         let has_socket = self.client.is_some() && !r.is_subrequest();
-        let mut output = Output::new(outbound.buffer_directory, has_socket, discards);
+        let mut output = Output::new(
+            outbound.buffer_directory,
+            has_socket,
+            discards,
+            r.has_output_filter(b"includes"),
+        );
         let mut budget = Budget::new(&head, &decoder, discards);
         let mut gathered = Vec::new();
         loop {
@@ -54,9 +59,7 @@ impl Attempt<'_, '_> {
             if let (BodyDecoder::Length(left), input) = (&decoder, self.connection.input()) {
                 if usize::try_from(*left).is_ok_and(|left| left <= input.len()) {
                     let n = usize::try_from(*left).unwrap_or(0);
-                    if let Some(seat) = self.seat.take() {
-                        seat.release();
-                    }
+                    give_back(&mut self.seat, self.holds_seat);
                     let result = output.finish(r, &input[..n]);
                     self.connection.consume(n);
                     self.keep(keeps_alive && whole_body_sent);
@@ -110,7 +113,7 @@ impl Attempt<'_, '_> {
     ) -> Result<(), AttemptError> {
         match budget.verdict() {
             Length::Right => {
-                self.give_back();
+                give_back(&mut self.seat, self.holds_seat);
                 self.keep(reusable);
                 output.finish(r, last).map_err(|e| lost(r, e))
             }
@@ -124,7 +127,7 @@ impl Attempt<'_, '_> {
                 output.finish(r, last).map_err(|e| lost(r, e))
             }
             Length::TooShort => {
-                self.give_back();
+                give_back(&mut self.seat, self.holds_seat);
                 let mut output = output;
                 let _ = output.add(r, last);
                 Err(self.broken_off(r, output, "the body is shorter than its Content-Length"))
@@ -183,12 +186,6 @@ impl Attempt<'_, '_> {
                     Err(_) => return Ok(Event::Died),
                 }
             }
-        }
-    }
-
-    fn give_back(&mut self) {
-        if let Some(seat) = self.seat.take() {
-            seat.release();
         }
     }
 

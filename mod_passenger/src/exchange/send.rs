@@ -1,7 +1,7 @@
 //! Sending a request: never blocks without looking at the app, so that an app that answers before it has
 //! read everything cannot lock both sides up.
 
-use super::{has_left, Attempt, AttemptError, Interruption, Outbound, LEFT};
+use super::{give_back, has_left, Attempt, AttemptError, Interruption, Outbound, LEFT};
 use crate::error::RequestError;
 use crate::ffi::brigade;
 use crate::ffi::request::Request;
@@ -156,9 +156,7 @@ impl Attempt<'_, '_> {
         body: &RequestBody,
     ) -> AttemptError {
         // Closed by the app, idle or dying: whatever it is doing, it is not this request.
-        if let Some(seat) = self.seat.take() {
-            seat.release();
-        }
+        give_back(&mut self.seat, self.holds_seat);
         if !self.connection.is_reused() {
             self.worker.client.hint(Hint::ProcessSuspect(self.process));
         }

@@ -145,6 +145,27 @@ impl<'r> Request<'r> {
         !self.rec().main.is_null() || !self.rec().prev.is_null()
     }
 
+    /// The request this is a subrequest of, if it is one.
+    pub(crate) fn parent(&self) -> Option<Request<'r>> {
+        let main = self.rec().main;
+        // SAFETY: `main` is the live request this one is part of (httpd.h), on this same thread, and outlives it.
+        (!main.is_null()).then(|| unsafe { Request::from_raw(main) })
+    }
+
+    /// Whether an output filter of that (lower-case) name will see the response.
+    pub(crate) fn has_output_filter(&self, name: &[u8]) -> bool {
+        let mut filter = self.rec().output_filters;
+        while !filter.is_null() {
+            // SAFETY: a live filter of this request's chain; `frec` and its name are httpd's, for its life.
+            let (found, next) = unsafe { (bytes((*(*filter).frec).name), (*filter).next) };
+            if found.eq_ignore_ascii_case(name) {
+                return true;
+            }
+            filter = next;
+        }
+        false
+    }
+
     /// Whether this is a subrequest (SSI and the like).
     pub(crate) fn is_subrequest(&self) -> bool {
         !self.rec().main.is_null()
