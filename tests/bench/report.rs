@@ -128,3 +128,38 @@ fn median(values: impl Iterator<Item = f64>) -> f64 {
         _ => f64::midpoint(values[middle - 1], values[middle]),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_does_not_care_for_order_or_outliers() {
+        assert!((median([9.0, 1.0, 2.0].into_iter()) - 2.0).abs() < f64::EPSILON);
+        assert!((median([4.0, 1.0, 1000.0, 2.0].into_iter()) - 3.0).abs() < f64::EPSILON);
+    }
+
+    #[test]
+    fn only_our_cells_have_ratios() {
+        let mut report = Report::default();
+        report.add(
+            Cell::new(OURS, "ruby", 25),
+            Sample {
+                rate: 300.0,
+                median_us: 50.0,
+            },
+        );
+        report.add(
+            Cell::new(THEIRS, "ruby", 25),
+            Sample {
+                rate: 100.0,
+                median_us: 100.0,
+            },
+        );
+        assert_eq!(
+            report.ratios(&Cell::new(OURS, "ruby", 25)),
+            Some((3.0, 0.5))
+        );
+        assert_eq!(report.ratios(&Cell::new(THEIRS, "ruby", 25)), None);
+    }
+}

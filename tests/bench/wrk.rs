@@ -64,3 +64,27 @@ fn microseconds(text: &str) -> Option<f64> {
     };
     Some(number.parse::<f64>().ok()? * factor)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const REPORT: &str = "  Latency Distribution\n     50%    1.50ms\n     75%    2.00ms\n\
+                          Requests/sec:   6761.78\nTransfer/sec:      1.48MB\n";
+
+    #[test]
+    fn reads_rate_and_median() {
+        let sample = read(REPORT).expect("a report");
+        assert!((sample.rate - 6761.78).abs() < 1e-6);
+        assert!((sample.median_us - 1500.0).abs() < 1e-6);
+    }
+
+    #[test]
+    fn a_report_with_failures_is_no_measurement() {
+        assert!(read(&format!("{REPORT}  Non-2xx or 3xx responses: 1\n")).is_none());
+        assert!(read(&format!(
+            "{REPORT}  Socket errors: connect 0, read 1, write 0, timeout 0\n"
+        ))
+        .is_none());
+    }
+}

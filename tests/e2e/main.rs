@@ -5,6 +5,7 @@
 //! * `users`: who the apps run as.
 //! * `crash`: kill -9 of each kind of process, idle, under load and in the middle of a request.
 //! * `restart`: graceful, and what stays warm.
+//! * `shipped`: the demo of `make run` and the files of `apache-conf`.
 //! * `stop`: nothing is left, whatever the apps do against it.
 //!
 //! `tests/e2e/fixtures/README.md` lists the URLs of the probe, the app that most tests run against.
@@ -14,6 +15,7 @@ mod crash;
 mod failures;
 mod restart;
 mod serve;
+mod shipped;
 mod stop;
 mod users;
 

@@ -335,3 +335,52 @@ fn cut(what: &str) -> io::Error {
         format!("the connection ended within {what}"),
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+    use std::thread;
+
+    /// What the client makes of a server that answers one request with these bytes and hangs up.
+    fn reading(bytes: &'static [u8]) -> io::Result<Response> {
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        let port = listener.local_addr()?.port();
+        let server = thread::spawn(move || -> io::Result<()> {
+            let (mut stream, _) = listener.accept()?;
+            let mut request = BufReader::new(stream.try_clone()?);
+            let mut line = String::new();
+            while request.read_line(&mut line)? > 2 {
+                line.clear();
+            }
+            stream.write_all(bytes)
+        });
+        let response = Client::connect(port, "test")?.exchange(&Request::get("/"));
+        server.join().expect("the server does not panic")?;
+        response
+    }
+
+    #[test]
+    fn chunks_are_put_together() {
+        let bytes = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n";
+        assert_eq!(reading(bytes).expect("a response").ok(), "abcde");
+    }
+
+    #[test]
+    fn a_cut_response_is_an_error() {
+        for bytes in [
+            &b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nabc"[..],
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n",
+            b"HTTP/1.1 200 OK\r\nContent-Le",
+        ] {
+            let kind = reading(bytes).expect_err("the response is cut").kind();
+            assert_eq!(kind, io::ErrorKind::UnexpectedEof);
+        }
+    }
+
+    #[test]
+    fn a_connection_without_any_response_is_told_apart() {
+        let kind = reading(b"").expect_err("there is no response").kind();
+        assert_eq!(kind, io::ErrorKind::ConnectionAborted);
+    }
+}
