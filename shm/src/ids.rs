@@ -88,7 +88,7 @@ pub struct ClientId {
 impl ClientId {
     /// Names client slot `slot` as it was when it had `generation`, of which 12 bits count.
     #[must_use]
-    pub fn new(slot: u16, generation: u16) -> ClientId {
+    pub const fn new(slot: u16, generation: u16) -> ClientId {
         ClientId {
             slot,
             generation: generation & MAX_CLIENT_GENERATION,

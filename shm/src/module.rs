@@ -1,118 +1,113 @@
-//! skeleton, being filled in
-#![allow(missing_docs, clippy::all, clippy::pedantic)]
-use crate::*;
-use std::marker::PhantomData;
+//! What a worker process of httpd sees: `routes` read-only, `traffic`, the doorbell. Owns the mapping of
+//! that process; requests go through a [`Client`].
+
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::time::Duration;
-#[derive(Debug)]
-pub struct ModuleView {
-    inner: Arc<()>,
-}
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Busy {
-    pub live: u32,
-}
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct QueueFull {
-    pub length: u32,
-    pub oldest: Duration,
-}
+
+use crate::client::{Client, Worker};
+use crate::doorbell::Doorbell;
+use crate::error::Error;
+use crate::ids::{ClientId, GroupKey, GroupRef, ProcessRef};
+use crate::params::{Capacities, GroupInfo, ProcessState};
+use crate::sync::Ordering;
+use crate::tables::Tables;
+use crate::traffic::Trust;
+
+/// The shared memory of one instance, as a worker sees it. Cheap to share between threads.
 #[derive(Debug, Clone)]
-pub struct Client {
-    inner: Arc<()>,
+pub struct ModuleView {
+    worker: Arc<Worker>,
 }
-#[derive(Debug)]
-pub struct Seat<'a> {
-    client: PhantomData<&'a Client>,
-}
-#[derive(Debug)]
-pub struct Waiter<'a> {
-    client: PhantomData<&'a Client>,
-}
+
 impl ModuleView {
+    /// Maps the segments. The descriptors of the segments may be closed afterwards; the doorbell's is
+    /// kept.
+    ///
+    /// # Errors
+    /// When they are not segments, or of another build: the text names both versions.
     pub fn attach(
-        _routes_ro: BorrowedFd<'_>,
-        _traffic: BorrowedFd<'_>,
-        _doorbell: OwnedFd,
+        routes_read_only: BorrowedFd<'_>,
+        traffic: BorrowedFd<'_>,
+        doorbell: OwnedFd,
     ) -> Result<ModuleView, Error> {
-        unimplemented!()
+        let tables = Tables::open(routes_read_only, false, traffic, Trust::Worker)?;
+        let doorbell = Doorbell::new(doorbell)?;
+        Ok(ModuleView {
+            worker: Arc::new(Worker::new(tables, doorbell)),
+        })
     }
+
+    /// Key for [`GroupKey::of`].
+    #[must_use]
     pub fn instance_key(&self) -> [u8; 16] {
-        unimplemented!()
+        self.worker.tables.routes.instance_key()
     }
+
+    /// Whether a newer instance serves, so that this worker should ask for its segments.
+    #[must_use]
     pub fn is_superseded(&self) -> bool {
-        unimplemented!()
+        // Relaxed: a flag that is asked again and again.
+        self.worker
+            .tables
+            .routes
+            .header()
+            .superseded
+            .load(Ordering::Relaxed)
+            != 0
     }
+
+    /// The configuration generation that the agent has taken.
+    #[must_use]
     pub fn config_generation(&self) -> u64 {
-        unimplemented!()
+        // Relaxed: a number that is compared, with nothing behind it.
+        self.worker
+            .tables
+            .routes
+            .header()
+            .config_generation
+            .load(Ordering::Relaxed)
     }
-    pub fn find_group(&self, _key: GroupKey) -> Option<GroupRef> {
-        unimplemented!()
+
+    /// The capacities of the instance.
+    #[must_use]
+    pub fn capacities(&self) -> Capacities {
+        self.worker.tables.routes.capacities()
     }
-    pub fn group(&self, _group: GroupRef) -> Option<GroupInfo> {
-        unimplemented!()
+
+    /// The group of a configuration, if the agent knows it already.
+    #[must_use]
+    pub fn find_group(&self, key: GroupKey) -> Option<GroupRef> {
+        self.worker.tables.routes.find(key)
     }
-    pub fn is_live(&self, _process: ProcessRef) -> bool {
-        unimplemented!()
+
+    /// The settings of a group, `None` if it is gone: look for it again with [`ModuleView::find_group`].
+    #[must_use]
+    pub fn group(&self, group: GroupRef) -> Option<GroupInfo> {
+        self.worker.tables.routes.group_info(group)
     }
-    pub fn process_state(&self, _process: ProcessRef) -> Option<ProcessState> {
-        unimplemented!()
+
+    /// Where a process is in its life, `None` if its slot is unused or somebody else's by now.
+    #[must_use]
+    pub fn process_state(&self, process: ProcessRef) -> Option<ProcessState> {
+        self.worker
+            .tables
+            .routes
+            .process(process)
+            .and_then(|(_, word)| word.state())
     }
-    pub fn client(&self, _id: ClientId) -> Client {
-        Client {
-            inner: self.inner.clone(),
-        }
+
+    /// Whether waiting for an answer of that process makes sense: false as soon as the agent says that
+    /// it is dead, or its slot is somebody else's.
+    #[must_use]
+    pub fn is_live(&self, process: ProcessRef) -> bool {
+        self.process_state(process)
+            .is_some_and(|state| state != ProcessState::Dead)
     }
-}
-impl Client {
-    pub fn id(&self) -> ClientId {
-        unimplemented!()
+
+    /// The identity with which this worker process takes seats. One per process, granted by the
+    /// watchdog; a forked copy of the process must ask for its own.
+    #[must_use]
+    pub fn client(&self, id: ClientId) -> Client {
+        Client::new(Arc::clone(&self.worker), id)
     }
-    pub fn take(&self, _group: GroupRef, _avoid: Option<ProcessRef>) -> Result<Seat<'_>, Busy> {
-        let _ = &self.inner;
-        unimplemented!()
-    }
-    pub fn enqueue(&self, _group: GroupRef) -> Result<Waiter<'_>, QueueFull> {
-        unimplemented!()
-    }
-    pub fn queue_length(&self, _group: GroupRef) -> u32 {
-        unimplemented!()
-    }
-    pub fn hint(&self, _hint: Hint) {
-        unimplemented!()
-    }
-}
-impl<'a> Seat<'a> {
-    pub fn process(&self) -> ProcessRef {
-        let _ = self.client;
-        unimplemented!()
-    }
-    pub fn protocol(&self) -> Protocol {
-        unimplemented!()
-    }
-    pub fn number(&self) -> u64 {
-        unimplemented!()
-    }
-    pub fn release(self) {
-        unimplemented!()
-    }
-    pub fn orphan(self) {
-        unimplemented!()
-    }
-}
-impl Drop for Seat<'_> {
-    fn drop(&mut self) {}
-}
-impl<'a> Waiter<'a> {
-    pub fn wait(&mut self, _slice: Duration) -> Option<Seat<'a>> {
-        let _ = self.client;
-        unimplemented!()
-    }
-    pub fn since(&self) -> Duration {
-        unimplemented!()
-    }
-}
-impl Drop for Waiter<'_> {
-    fn drop(&mut self) {}
 }

@@ -1,0 +1,333 @@
+//! A worker's dealings with the tables: taking a seat, waiting for one, hints. Owns the choice of the
+//! process; seats in hand are `seat.rs`, waiting is `waiter.rs`.
+//!
+//! The fast path (`take`, `Seat::release`) has no lock, no allocation, no system call unless somebody
+//! waits, and touches no reference count: seats and waiters borrow the client.
+
+mod seat;
+mod waiter;
+
+use std::cell::Cell;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clock;
+use crate::doorbell::Doorbell;
+use crate::ids::{ClientId, GroupRef, ProcessRef};
+use crate::params::Hint;
+use crate::protocol::counter;
+use crate::protocol::desk::aged;
+use crate::protocol::process::still;
+use crate::protocol::queue::Granted;
+use crate::protocol::seat::{self as seat_word, SeatState, SeatWord};
+use crate::sync::{dekker, load_acquire_u32, AtomicU32, Ordering};
+use crate::tables::{Member, Tables};
+
+pub use seat::Seat;
+pub use waiter::Waiter;
+
+/// Rounds of "choose the best, lose it to somebody faster" before whatever is free is taken.
+const CHOICES: u32 = 4;
+
+thread_local! {
+    /// Where this thread's next scan begins: the process it used last, whose memory and connection are
+    /// warm. Threads begin apart (`Worker::spread`), so that they do not all fight for one line. No
+    /// destructor: one would pin the module in httpd's parent.
+    static START: Cell<Option<usize>> = const { Cell::new(None) };
+}
+
+/// What all clients of a worker process share.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    pub(crate) tables: Tables,
+    doorbell: Doorbell,
+    /// Numbers for requests to unlimited processes.
+    numbers: AtomicU32,
+    /// Where the next new thread begins to look.
+    spread: AtomicU32,
+}
+
+impl Worker {
+    pub(crate) fn new(tables: Tables, doorbell: Doorbell) -> Worker {
+        // Worker processes begin apart, too: addresses differ between them more than anything else here
+        // that costs nothing; a PID is enough.
+        let spread = AtomicU32::new(std::process::id());
+        Worker {
+            tables,
+            doorbell,
+            numbers: AtomicU32::new(0),
+            spread,
+        }
+    }
+}
+
+/// A worker process with its identity.
+#[derive(Debug, Clone)]
+pub struct Client {
+    worker: Arc<Worker>,
+    id: ClientId,
+}
+
+/// No seat to be had right now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Busy {
+    /// Live processes of the group. 0: somebody must spawn one.
+    pub live: u32,
+}
+
+/// No place in the queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QueueFull {
+    /// Requests that wait.
+    pub length: u32,
+    /// How long the oldest has waited.
+    pub oldest: Duration,
+}
+
+/// The best process of a scan. `seat` is `None` if it counts instead.
+struct Choice<'a> {
+    member: Member<'a>,
+    seat: Option<(u16, SeatWord)>,
+}
+
+/// The end of an attempt to take what was chosen.
+enum Seized<'a> {
+    Seat(Seat<'a>),
+    /// Somebody was faster, or the process stopped being one of ours.
+    Lost,
+    /// The whole group is gone.
+    NoGroup,
+}
+
+impl Client {
+    pub(crate) fn new(worker: Arc<Worker>, id: ClientId) -> Client {
+        Client { worker, id }
+    }
+
+    /// Who we are in the tables.
+    #[must_use]
+    pub fn id(&self) -> ClientId {
+        self.id
+    }
+
+    fn tables(&self) -> &Tables {
+        &self.worker.tables
+    }
+
+    /// Takes a seat at the least busy process with room, never waiting. Preferred are processes of the
+    /// group's newest code, then those without orphans; `avoid` comes last of all.
+    ///
+    /// # Errors
+    /// [`Busy`] when every seat is taken, no process lives, or the oldest waiter has waited so long that
+    /// newcomers must stand behind it: enqueue.
+    pub fn take(&self, group: GroupRef, avoid: Option<ProcessRef>) -> Result<Seat<'_>, Busy> {
+        let queue = self.tables().traffic.queue(group.index());
+        let must_queue = queue.is_occupied() && aged(&queue, clock::now()).is_some();
+        if !must_queue {
+            if let Some(seat) = self.seek(group, avoid) {
+                return Ok(seat);
+            }
+        }
+        let live = self.tables().members(group, 0).map(|_| 1).sum();
+        Err(Busy { live })
+    }
+
+    /// Joins the group's queue. Look at [`Waiter::wait`] next: the first look is there.
+    ///
+    /// # Errors
+    /// [`QueueFull`] when as many wait as the group allows, or as there are cells, or the group is gone.
+    pub fn enqueue(&self, group: GroupRef) -> Result<Waiter<'_>, QueueFull> {
+        Waiter::join(self, group).ok_or_else(|| {
+            let queue = self.tables().traffic.queue(group.index());
+            let oldest = queue.oldest(clock::now()).map_or(0, |oldest| oldest.waited);
+            QueueFull {
+                length: queue.length(),
+                oldest: clock::duration(oldest),
+            }
+        })
+    }
+
+    /// Requests of all workers that wait for that group.
+    #[must_use]
+    pub fn queue_length(&self, group: GroupRef) -> u32 {
+        self.tables().traffic.queue(group.index()).length()
+    }
+
+    /// Tells the agent something. Never blocks; a hint that finds no room becomes a look at everything.
+    pub fn hint(&self, hint: Hint) {
+        self.tables().traffic.ring().push(hint);
+        // PAIR(bell): either we see that the agent is about to sleep, or it sees the hint.
+        dekker();
+        if load_acquire_u32(&self.tables().routes.header().sleeping) != 0 {
+            self.worker.doorbell.ring();
+        }
+    }
+
+    /// Finds and takes a seat. `None` means that every seat was seen taken at some moment during the call.
+    fn seek(&self, group: GroupRef, avoid: Option<ProcessRef>) -> Option<Seat<'_>> {
+        for _ in 0..CHOICES {
+            let choice = self.choose(group, avoid)?;
+            match self.seize(group, &choice) {
+                Seized::Seat(seat) => return Some(seat),
+                Seized::Lost => {}
+                Seized::NoGroup => return None,
+            }
+        }
+        self.take_any(group)
+    }
+
+    /// The best process with room.
+    fn choose(&self, group: GroupRef, avoid: Option<ProcessRef>) -> Option<Choice<'_>> {
+        let newest = self
+            .tables()
+            .routes
+            .group(group)?
+            .code_generation
+            .load(Ordering::Relaxed);
+        let mut best: Option<(u32, Choice<'_>)> = None;
+        for member in self.tables().members(group, self.start()) {
+            let Some((busy, orphans, seat)) = self.room(&member) else {
+                continue;
+            };
+            let name = ProcessRef::new(index_u32(member.index), member.word.generation());
+            let score = u32::from(avoid == Some(name)) << 31
+                | u32::from(orphans) << 30
+                | u32::from(member.code_generation() != newest) << 29
+                | busy.min((1 << 29) - 1);
+            if best.as_ref().is_none_or(|(least, _)| score < *least) {
+                best = Some((score, Choice { member, seat }));
+                if score == 0 {
+                    break;
+                }
+            }
+        }
+        best.map(|(_, choice)| choice)
+    }
+
+    /// How busy a process is, whether it has orphans, and its first free seat; `None` if it has no room.
+    fn room(&self, member: &Member<'_>) -> Option<(u32, bool, Option<(u16, SeatWord)>)> {
+        if member.word.is_unlimited() {
+            let busy = self
+                .tables()
+                .traffic
+                .total(member.index)
+                .map_or(0, counter::busy_hint);
+            return Some((busy, false, None));
+        }
+        let (mut busy, mut orphans, mut free) = (0, false, None);
+        let seats = self
+            .tables()
+            .traffic
+            .seats(member.index, member.concurrency());
+        for (seat, index) in seats.iter().zip(0u16..) {
+            let word = seat_word::look(seat);
+            match word.state() {
+                SeatState::Free if free.is_none() => free = Some((index, word)),
+                SeatState::Free => {}
+                state => {
+                    busy += 1;
+                    orphans |= state == SeatState::Orphan;
+                }
+            }
+        }
+        free.map(|seat| (busy, orphans, Some(seat)))
+    }
+
+    /// Takes what was chosen, and looks once more whether it still is what it was.
+    fn seize(&self, group: GroupRef, choice: &Choice<'_>) -> Seized<'_> {
+        let taken = match choice.seat {
+            Some((index, seen)) => self.take_seat(&choice.member, index, seen),
+            None => self.take_count(&choice.member),
+        };
+        let Some(seat) = taken else {
+            return Seized::Lost;
+        };
+        // PAIR(retire): between choosing and taking the agent may have begun to drain it.
+        let same = still(&choice.member.slot.word, choice.member.word);
+        let current = self.tables().routes.is_current(group);
+        if same && current {
+            START.set(Some(choice.member.index));
+            return Seized::Seat(seat);
+        }
+        seat.release();
+        if current {
+            Seized::Lost
+        } else {
+            Seized::NoGroup
+        }
+    }
+
+    fn take_seat(&self, member: &Member<'_>, index: u16, seen: SeatWord) -> Option<Seat<'_>> {
+        let seats = self.tables().traffic.all_seats(member.index);
+        let word = seat_word::take(seats.get(usize::from(index))?, seen, self.id).ok()?;
+        Some(Seat::with_seat(
+            self,
+            member.index,
+            member.word,
+            index,
+            word,
+        ))
+    }
+
+    fn take_count(&self, member: &Member<'_>) -> Option<Seat<'_>> {
+        let traffic = &self.tables().traffic;
+        let counter = traffic.counter(usize::from(self.id.slot()), member.index)?;
+        let total = traffic.total(member.index)?;
+        if !counter::take(counter, total, member.word.generation()) {
+            return None;
+        }
+        // Relaxed: only different numbers are wanted.
+        let number = self.worker.numbers.fetch_add(1, Ordering::Relaxed);
+        Some(Seat::with_count(self, member.index, member.word, number))
+    }
+
+    /// Takes the first free seat of all: after this, each seat was seen taken, not only unlucky.
+    fn take_any(&self, group: GroupRef) -> Option<Seat<'_>> {
+        for member in self.tables().members(group, self.start()) {
+            if member.word.is_unlimited() {
+                if let Seized::Seat(seat) = self.seize(group, &Choice { member, seat: None }) {
+                    return Some(seat);
+                }
+                continue;
+            }
+            let seats = self
+                .tables()
+                .traffic
+                .seats(member.index, member.concurrency());
+            for (seat, index) in seats.iter().zip(0u16..) {
+                let choice = Choice {
+                    member,
+                    seat: Some((index, seat_word::look(seat))),
+                };
+                if let Seized::Seat(seat) = self.seize(group, &choice) {
+                    return Some(seat);
+                }
+            }
+        }
+        None
+    }
+
+    /// The slot at which this thread begins to look.
+    fn start(&self) -> usize {
+        START.get().unwrap_or_else(|| {
+            // Relaxed: only different numbers are wanted.
+            let start = self.worker.spread.fetch_add(1, Ordering::Relaxed) as usize;
+            let start = start % self.tables().routes.processes.len().max(1);
+            START.set(Some(start));
+            start
+        })
+    }
+}
+
+/// Indices in the tables have at most 16 bits.
+fn index_u32(index: usize) -> u32 {
+    u32::try_from(index).unwrap_or(u32::MAX)
+}
+
+/// A seat as cells name it.
+fn name(process: usize, seat: u16) -> Granted {
+    Granted {
+        process: u16::try_from(process).unwrap_or(u16::MAX),
+        seat,
+    }
+}

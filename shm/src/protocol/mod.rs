@@ -1,0 +1,21 @@
+//! The algorithms of `traffic`, over references to words. Nothing here knows where a word lies: the
+//! views hand in mapped memory, the `loom` models a few words on the heap.
+//!
+//! | file | one word of it | who changes it |
+//! |---|---|---|
+//! | `seat.rs` | seat: take number · worker · state | workers; agent and watchdog repair |
+//! | `queue.rs` | waiter cell: ticket or grant · worker · state | its waiter; whoever grants; watchdog |
+//! | `desk.rs` | – the steps in which seats and cells change together | |
+//! | `process.rs` | process: generation · group · state · flags | agent only (in `routes`) |
+//! | `counter.rs` | count of one worker at one unlimited process | that worker; watchdog |
+//! | `ring.rs` | ring cell: hint · full · lap | workers fill, agent empties |
+//!
+//! Rules of all of them: a word is read once into a local and judged there; every change is one
+//! compare-and-swap of the whole word; every loop has a bound; all-zero is free, empty, nobody's.
+
+pub mod counter;
+pub mod desk;
+pub mod process;
+pub mod queue;
+pub mod ring;
+pub mod seat;
