@@ -55,6 +55,7 @@ const VARIABLES: &[&str] = &[
     "DECLINED",
     "DONE",
     "SUSPENDED",
+    "SERVER_.*",
     "PROXYREQ_.*",
     "core_module",
     "apr_bucket_type_.*",
@@ -84,7 +85,6 @@ fn build() -> Result<(), String> {
     generate_bindings(&httpd, &out)?;
     compile_shim(&httpd);
     compile_stubs(&out)?;
-    println!("cargo::rustc-env=PASSENGER_BUILD_ID={}", build_id());
     Ok(())
 }
 
@@ -269,19 +269,4 @@ fn is_of_httpd(name: &str) -> bool {
     ["ap_", "apr_", "core_module"]
         .iter()
         .any(|prefix| name.starts_with(prefix))
-}
-
-/// Names this build: version, and commit where there is a checkout. The agent refuses the
-/// configuration of another build.
-fn build_id() -> String {
-    let version = env::var("CARGO_PKG_VERSION").unwrap_or_default();
-    for file in ["../.git/HEAD", "../.git/logs/HEAD"] {
-        if Path::new(file).exists() {
-            println!("cargo::rerun-if-changed={file}");
-        }
-    }
-    match run("git", &["rev-parse", "--short=12", "HEAD"]) {
-        Ok(commit) if !commit.is_empty() => format!("{version}-{commit}"),
-        _ => version,
-    }
 }

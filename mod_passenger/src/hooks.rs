@@ -1,4 +1,25 @@
-//! Registers our hooks: one sentence each about when it runs.
+//! Registers our hooks, in the order in which httpd runs them.
+
+use crate::ffi::hooks;
 
 /// Called once per configuration pass, after the library was loaded.
-pub(crate) fn register() {}
+pub(crate) fn register() {
+    // Before the directives are read (in each pass, and in `httpd -t` and `apachectl graceful`).
+    hooks::pre_config();
+    // After they were read: everything that can be said while the administrator is looking.
+    hooks::check_config();
+    // Before workers are started: starts the watchdog, or hands it the new configuration.
+    hooks::post_config();
+    // In the parent, every few seconds: what did the watchdog say?
+    hooks::monitor();
+    // In the parent, when the last worker of an earlier configuration is gone.
+    hooks::end_generation();
+    // In each worker process, before its threads, already without root's rights.
+    hooks::child_init();
+    // Per path component of a request, before httpd looks at the file system.
+    hooks::dirwalk_stat();
+    // Per request, when configuration and authentication are settled: is it an app's?
+    hooks::fixups();
+    // Per request: talks to the app.
+    hooks::handler();
+}

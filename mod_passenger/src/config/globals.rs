@@ -1,6 +1,8 @@
 //! Values that hold for all of httpd.
 
-use std::borrow::Cow;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::OnceLock;
 
 use passenger_shm::messages as wire;
 
@@ -12,44 +14,59 @@ const TEMPORARY: &str = "/tmp";
 /// What `PassengerRoot` and its siblings say, defaults applied. Paths are absolute.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Globals {
+    /// httpd's configuration generation these values belong to.
+    pub(crate) generation: u64,
     /// Install prefix; empty if neither set nor to be found from the module's path.
-    pub(crate) root: Cow<'static, str>,
+    pub(crate) root: PathBuf,
     /// Seconds between looks at an app's files; 0 means at every request.
     pub(crate) stat_throttle_rate: u32,
     /// Directory for unnamed overflow files.
-    pub(crate) data_buffer_dir: Cow<'static, str>,
+    pub(crate) data_buffer_dir: PathBuf,
     /// Parent of the instance directory; `None`: the watchdog's default.
-    pub(crate) instance_registry_dir: Option<String>,
+    pub(crate) instance_registry_dir: Option<PathBuf>,
     /// Log of the agent and the apps; `None`: the main server's error log.
-    pub(crate) log_file: Option<String>,
+    pub(crate) log_file: Option<PathBuf>,
     /// Whether apps run as the owners of their files.
     pub(crate) user_switching: bool,
     /// User for apps that have none of their own.
-    pub(crate) default_user: Cow<'static, str>,
+    pub(crate) default_user: String,
     /// Group for apps that have none of their own.
     pub(crate) default_group: Option<String>,
     /// Seconds that apps may take to finish when httpd stops.
     pub(crate) shutdown_timeout: u32,
+    /// Bytes of a response that are held back for a slow client.
+    pub(crate) response_high_watermark: u64,
 }
 
-static DEFAULTS: Globals = Globals {
-    root: Cow::Borrowed(""),
-    stat_throttle_rate: 10,
-    data_buffer_dir: Cow::Borrowed(TEMPORARY),
-    instance_registry_dir: None,
-    log_file: None,
-    user_switching: true,
-    default_user: Cow::Borrowed("nobody"),
-    default_group: None,
-    shutdown_timeout: 30,
-};
+impl Default for Globals {
+    fn default() -> Self {
+        Globals {
+            generation: 0,
+            root: PathBuf::new(),
+            stat_throttle_rate: 10,
+            data_buffer_dir: PathBuf::from(TEMPORARY),
+            instance_registry_dir: None,
+            log_file: None,
+            user_switching: true,
+            default_user: "nobody".to_owned(),
+            default_group: None,
+            shutdown_timeout: 30,
+            response_high_watermark: 128 * 1024 * 1024,
+        }
+    }
+}
+
+/// Used only by code that runs before httpd was configured, which is unit tests.
+static UNCONFIGURED: OnceLock<Globals> = OnceLock::new();
 
 static CURRENT: Published<Globals> = Published::new();
 
 /// The values of the current configuration, or the defaults before there is one. Cheap; valid in
 /// children for as long as they live.
 pub(crate) fn globals() -> &'static Globals {
-    CURRENT.get().unwrap_or(&DEFAULTS)
+    CURRENT
+        .get()
+        .unwrap_or_else(|| UNCONFIGURED.get_or_init(Globals::default))
 }
 
 /// Makes these the current values. Only httpd's parent, while it configures itself.
@@ -65,15 +82,20 @@ pub(crate) fn withdraw() {
 impl Globals {
     /// Reads the collected directives; a later one wins. `absolute` makes a path absolute.
     pub(crate) fn read(
+        generation: u64,
         directives: &[wire::Directive],
-        own_prefix: Option<String>,
-        absolute: impl Fn(&str) -> String,
+        own_prefix: Option<PathBuf>,
+        absolute: impl Fn(&str) -> PathBuf,
     ) -> Globals {
-        let mut globals = DEFAULTS.clone();
-        globals.root = Cow::Owned(own_prefix.unwrap_or_default());
+        let root = own_prefix.unwrap_or_default();
+        let mut globals = Globals {
+            generation,
+            root,
+            ..Globals::default()
+        };
         if let Ok(directory) = std::env::var("TMPDIR") {
             if directory.starts_with('/') {
-                globals.data_buffer_dir = Cow::Owned(directory);
+                globals.data_buffer_dir = PathBuf::from(directory);
             }
         }
         for directive in directives {
@@ -81,16 +103,19 @@ impl Globals {
                 continue;
             };
             match directive.name.as_str() {
-                "PassengerRoot" => globals.root = Cow::Owned(absolute(value)),
+                "PassengerRoot" => globals.root = absolute(value),
                 "PassengerStatThrottleRate" => set(&mut globals.stat_throttle_rate, value),
-                "PassengerDataBufferDir" => globals.data_buffer_dir = Cow::Owned(absolute(value)),
+                "PassengerDataBufferDir" => globals.data_buffer_dir = absolute(value),
                 "PassengerInstanceRegistryDir" => {
                     globals.instance_registry_dir = Some(absolute(value));
                 }
                 "PassengerLogFile" => globals.log_file = Some(absolute(value)),
                 "PassengerUserSwitching" => globals.user_switching = value == "on",
-                "PassengerDefaultUser" => globals.default_user = Cow::Owned(value.clone()),
+                "PassengerDefaultUser" => globals.default_user = value.clone(),
                 "PassengerDefaultGroup" => globals.default_group = Some(value.clone()),
+                "PassengerResponseBufferHighWatermark" => {
+                    set(&mut globals.response_high_watermark, value);
+                }
                 "PassengerShutdownTimeout" => set(&mut globals.shutdown_timeout, value),
                 _ => {}
             }
@@ -100,7 +125,7 @@ impl Globals {
 }
 
 /// The words were checked when they were parsed; one that is no number changes nothing.
-fn set(number: &mut u32, word: &str) {
+fn set<T: FromStr>(number: &mut T, word: &str) {
     if let Ok(value) = word.parse() {
         *number = value;
     }
@@ -109,6 +134,7 @@ fn set(number: &mut u32, word: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::Path;
 
     fn directive(name: &str, arg: &str) -> wire::Directive {
         wire::Directive {
@@ -122,44 +148,48 @@ mod tests {
     #[test]
     fn later_ones_win_and_paths_become_absolute() {
         let globals = Globals::read(
+            3,
             &[
                 directive("PassengerStatThrottleRate", "5"),
                 directive("PassengerStatThrottleRate", "0"),
                 directive("PassengerLogFile", "logs/app.log"),
                 directive("PassengerUserSwitching", "off"),
             ],
-            Some("/opt/passenger".to_owned()),
-            |path| format!("/etc/apache2/{path}"),
+            Some(PathBuf::from("/opt/passenger")),
+            |path| Path::new("/etc/apache2").join(path),
         );
-        assert_eq!(globals.stat_throttle_rate, 0);
+        assert_eq!((globals.generation, globals.stat_throttle_rate), (3, 0));
         assert_eq!(
             globals.log_file.as_deref(),
-            Some("/etc/apache2/logs/app.log")
+            Some(Path::new("/etc/apache2/logs/app.log"))
         );
-        assert_eq!(globals.root, "/opt/passenger");
+        assert_eq!(globals.root, Path::new("/opt/passenger"));
         assert!(!globals.user_switching);
-        assert_eq!(globals.shutdown_timeout, DEFAULTS.shutdown_timeout);
+        assert_eq!(
+            globals.shutdown_timeout,
+            Globals::default().shutdown_timeout
+        );
     }
 
     #[test]
     fn defaults_agree_with_the_table() {
-        let default = |name| {
+        let row = |name| {
             super::super::directives::find(name)
                 .expect("directive")
                 .default()
         };
+        let ours = Globals::default();
         assert_eq!(
-            default("PassengerStatThrottleRate"),
-            DEFAULTS.stat_throttle_rate.to_string()
+            row("PassengerStatThrottleRate"),
+            ours.stat_throttle_rate.to_string()
         );
         assert_eq!(
-            default("PassengerShutdownTimeout"),
-            DEFAULTS.shutdown_timeout.to_string()
+            row("PassengerShutdownTimeout"),
+            ours.shutdown_timeout.to_string()
         );
-        assert_eq!(default("PassengerDefaultUser"), DEFAULTS.default_user);
-        assert_eq!(
-            default("PassengerUserSwitching") == "on",
-            DEFAULTS.user_switching
-        );
+        assert_eq!(row("PassengerDefaultUser"), ours.default_user);
+        assert_eq!(row("PassengerUserSwitching") == "on", ours.user_switching);
+        let watermark = ours.response_high_watermark.to_string();
+        assert_eq!(row("PassengerResponseBufferHighWatermark"), watermark);
     }
 }

@@ -8,6 +8,8 @@ use super::collect::Collected;
 pub(crate) struct Facts {
     /// httpd's configuration generation.
     pub(crate) generation: u64,
+    /// What is installed.
+    pub(crate) build: String,
     /// The running httpd.
     pub(crate) apache: wire::Apache,
     /// Its servers, the main one first.
@@ -18,7 +20,7 @@ pub(crate) struct Facts {
 pub(crate) fn snapshot(collected: &Collected, facts: Facts) -> wire::Config {
     wire::Config {
         generation: facts.generation,
-        build: crate::BUILD_ID.to_owned(),
+        build: facts.build,
         apache: facts.apache,
         global: collected.globals.clone(),
         servers: facts.servers,

@@ -2,12 +2,20 @@
 
 pub(crate) mod barrier;
 pub(crate) mod bindings;
+pub(crate) mod brigade;
 pub(crate) mod commands;
+pub(crate) mod hooks;
+pub(crate) mod launch;
 mod layout;
 pub(crate) mod log;
 pub(crate) mod module;
 pub(crate) mod pool;
+pub(crate) mod process;
 pub(crate) mod published;
+pub(crate) mod request;
+pub(crate) mod retained;
+pub(crate) mod server;
+pub(crate) mod table;
 
 /// Stands in for httpd, which unit tests are not loaded into (made by build.rs).
 #[cfg(test)]

@@ -1,0 +1,145 @@
+//! Small things about processes and threads that need a system call without a safe wrapper.
+
+use std::ffi::{CStr, OsStr};
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::barrier::guard;
+use super::bindings::{
+    ap_close_listeners, ap_scoreboard_image, SERVER_BUSY_DNS, SERVER_BUSY_LOG, SERVER_BUSY_READ,
+    SERVER_BUSY_WRITE,
+};
+
+/// Stops accepting connections in this process.
+pub(crate) fn close_listeners() {
+    // SAFETY: closes httpd's own listening sockets; callable at any time in parent and children.
+    unsafe { ap_close_listeners() };
+}
+
+/// A descriptor that becomes readable when that process has ended.
+///
+/// # Errors
+/// Those of `pidfd_open(2)`, e.g. when there is no such process.
+pub(crate) fn pidfd(pid: i32) -> io::Result<OwnedFd> {
+    // SAFETY: a system call on numbers.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    match i32::try_from(fd) {
+        // SAFETY: a new descriptor that nobody else owns.
+        Ok(fd) if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Waits until the descriptor is readable; `None` waits forever.
+pub(crate) fn wait_readable(fd: &OwnedFd, timeout: Option<Duration>) -> bool {
+    let milliseconds = timeout.map_or(-1, |time| {
+        i32::try_from(time.as_millis()).unwrap_or(i32::MAX)
+    });
+    let mut poll = libc::pollfd {
+        fd: fd.as_raw_fd(),
+        events: libc::POLLIN,
+        revents: 0,
+    };
+    loop {
+        // SAFETY: one pollfd that outlives the call.
+        let ready = unsafe { libc::poll(&raw mut poll, 1, milliseconds) };
+        if ready >= 0 || io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
+            return ready > 0;
+        }
+    }
+}
+
+/// Starts a thread in which every signal is blocked: httpd's handlers belong to httpd's threads.
+/// Never in httpd's parent.
+///
+/// # Errors
+/// When no thread can be had.
+pub(crate) fn spawn_signal_blocked(
+    name: &str,
+    body: impl FnOnce() + Send + 'static,
+) -> io::Result<()> {
+    // SAFETY: sigset_t is plain data, which sigfillset initializes.
+    let mut all: libc::sigset_t = unsafe { std::mem::zeroed() };
+    // SAFETY: as above.
+    let mut before: libc::sigset_t = unsafe { std::mem::zeroed() };
+    // SAFETY: both sets live on this stack.
+    unsafe {
+        libc::sigfillset(&raw mut all);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, &raw mut before);
+    }
+    // The thread inherits the mask of its creator.
+    let result = std::thread::Builder::new()
+        .name(name.to_owned())
+        .stack_size(128 * 1024)
+        .spawn(move || guard((), body));
+    // SAFETY: restores what was saved above.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const before, std::ptr::null_mut()) };
+    result.map(drop)
+}
+
+/// How many of this process' threads serve a request; `(reading, serving)`. What httpd's scoreboard
+/// says, so it holds for requests that never reach us, too.
+pub(crate) fn busy_threads() -> (u32, u32) {
+    let (mut reading, mut serving) = (0, 0);
+    // SAFETY: NULL, or the scoreboard, mapped for as long as the process lives.
+    let Some(board) = (unsafe { ap_scoreboard_image.as_ref() }) else {
+        return (0, 0);
+    };
+    // SAFETY: set once, before the children are forked.
+    let Some(global) = (unsafe { board.global.as_ref() }) else {
+        return (0, 0);
+    };
+    let limits = (
+        usize::try_from(global.server_limit),
+        usize::try_from(global.thread_limit),
+    );
+    let (Ok(servers), Ok(threads)) = limits else {
+        return (0, 0);
+    };
+    // SAFETY: a system call without arguments.
+    let own = unsafe { libc::getpid() };
+    for server in 0..servers {
+        // SAFETY: `parent` has server_limit entries; other processes write it, so it is copied.
+        let pid = unsafe { (&raw const (*board.parent.add(server)).pid).read_volatile() };
+        if pid != own {
+            continue;
+        }
+        for thread in 0..threads {
+            // SAFETY: `servers` has server_limit rows of thread_limit entries.
+            let status = unsafe {
+                let row = *board.servers.add(server);
+                (&raw const (*row.add(thread)).status).read_volatile()
+            };
+            match u32::from(status) {
+                SERVER_BUSY_READ => reading += 1,
+                SERVER_BUSY_WRITE | SERVER_BUSY_LOG | SERVER_BUSY_DNS => serving += 1,
+                _ => {}
+            }
+        }
+    }
+    (reading, serving)
+}
+
+/// Ends the process at once: no handler, no cleanup, no other thread gets to run.
+pub(crate) fn exit_now() -> ! {
+    // SAFETY: allowed at any time.
+    unsafe { libc::_exit(0) }
+}
+
+/// The file this library was loaded from.
+pub(crate) fn own_file() -> Option<PathBuf> {
+    // SAFETY: plain data, filled by dladdr.
+    let mut info: libc::Dl_info = unsafe { std::mem::zeroed() };
+    let own = own_file as fn() -> Option<PathBuf> as *const libc::c_void;
+    // SAFETY: an address of this library and room for the answer.
+    if unsafe { libc::dladdr(own, &raw mut info) } == 0 || info.dli_fname.is_null() {
+        return None;
+    }
+    // SAFETY: dladdr succeeded: a C string that lives as long as the library is loaded.
+    let name = unsafe { CStr::from_ptr(info.dli_fname) };
+    let name = OsStr::from_bytes(name.to_bytes());
+    std::fs::canonicalize(name).ok()
+}

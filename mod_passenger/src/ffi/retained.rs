@@ -1,0 +1,291 @@
+//! What httpd's parent must not forget over a restart, when the module is unloaded and loaded again.
+//!
+//! Plain numbers and bytes in httpd's retained data, which lives until the process ends. No pointer
+//! of ours may be in there: code and statics move at each restart.
+//!
+//! ```text
+//! 0         4          8                                           SIZE
+//! | version | channel  | fields of that version…                       |
+//! ```
+//! `version` and `channel` keep their places in every version, so that any later build can tell an
+//! instance of an earlier one to stop.
+
+use std::ffi::CStr;
+use std::mem;
+use std::os::fd::{BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::ptr;
+
+use super::bindings::{ap_retained_data_create, ap_retained_data_get};
+
+const KEY: &CStr = c"mod_passenger.instance";
+/// Room for every version to come.
+const SIZE: usize = 4096;
+/// Version of the layout below.
+const VERSION: u32 = 1;
+/// "No descriptor".
+const NONE: RawFd = -1;
+/// Most bytes of an instance directory's path.
+pub(crate) const PATH_BYTES: usize = 512;
+/// Most bytes of a build id.
+pub(crate) const BUILD_BYTES: usize = 64;
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Raw {
+    version: u32,
+    channel: RawFd,
+    routes: RawFd,
+    traffic: RawFd,
+    doorbell: RawFd,
+    hello: RawFd,
+    watchdog: i32,
+    /// Process id of the parent itself.
+    parent: i32,
+    /// Channel of an instance of another build that drains, and the generation it ends with.
+    draining: RawFd,
+    draining_since: u64,
+    build: [u8; BUILD_BYTES],
+    instance_dir: [u8; PATH_BYTES],
+}
+
+const _: () = {
+    assert!(mem::size_of::<Raw>() <= SIZE);
+    assert!(mem::offset_of!(Raw, version) == 0 && mem::offset_of!(Raw, channel) == 4);
+};
+
+/// A running instance, as the parent that started it and its children know it.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Retained {
+    /// Process id of the watchdog we started (after a take-over it is another).
+    pub(crate) watchdog: i32,
+    /// Process id of httpd's parent.
+    pub(crate) parent: i32,
+    /// Build that started it.
+    pub(crate) build: String,
+    /// Absolute path of the instance directory.
+    pub(crate) instance_dir: String,
+}
+
+/// Which descriptor of the instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Descriptor {
+    /// Parent channel; only the parent has it.
+    Channel,
+    /// `routes`, read-only.
+    Routes,
+    /// `traffic`.
+    Traffic,
+    /// The agent's doorbell.
+    Doorbell,
+    /// Workers' end of the hello channel.
+    Hello,
+}
+
+/// The five descriptors of an instance, owned.
+pub(crate) struct Descriptors {
+    /// Parent channel.
+    pub(crate) channel: OwnedFd,
+    /// `routes`, read-only.
+    pub(crate) routes: OwnedFd,
+    /// `traffic`.
+    pub(crate) traffic: OwnedFd,
+    /// The agent's doorbell.
+    pub(crate) doorbell: OwnedFd,
+    /// Workers' end of the hello channel.
+    pub(crate) hello: OwnedFd,
+}
+
+fn raw() -> Option<*mut Raw> {
+    // SAFETY: the key is a C string; httpd's process pool exists whenever our code runs.
+    let data = unsafe { ap_retained_data_get(KEY.as_ptr()) }.cast::<Raw>();
+    (!data.is_null()).then_some(data)
+}
+
+fn read() -> Option<Raw> {
+    // SAFETY: `raw` is the SIZE bytes `write` created, and a Raw is any bytes. Only the parent
+    // writes, and only while it is single-threaded; its children have their own copy.
+    let raw = raw().map(|data| unsafe { ptr::read(data) })?;
+    (raw.version == VERSION).then_some(raw)
+}
+
+fn write(new: Raw) {
+    let data = raw().unwrap_or_else(|| {
+        // SAFETY: the key is a C string; the memory comes zeroed and lives as long as httpd.
+        unsafe { ap_retained_data_create(KEY.as_ptr(), SIZE as _) }.cast()
+    });
+    // SAFETY: SIZE bytes, at least a Raw, aligned by APR; nobody else looks (see `read`).
+    unsafe { ptr::write(data, new) };
+}
+
+/// The retained instance, if there is one of this layout.
+pub(crate) fn get() -> Option<Retained> {
+    let raw = read().filter(|raw| raw.channel != NONE)?;
+    Some(Retained {
+        watchdog: raw.watchdog,
+        parent: raw.parent,
+        build: text(&raw.build),
+        instance_dir: text(&raw.instance_dir),
+    })
+}
+
+/// One of the retained instance's descriptors, open for as long as it is retained.
+pub(crate) fn descriptor(which: Descriptor) -> Option<BorrowedFd<'static>> {
+    let raw = read()?;
+    let fd = match which {
+        Descriptor::Channel => raw.channel,
+        Descriptor::Routes => raw.routes,
+        Descriptor::Traffic => raw.traffic,
+        Descriptor::Doorbell => raw.doorbell,
+        Descriptor::Hello => raw.hello,
+    };
+    // SAFETY: a descriptor `keep` took ownership of. The parent closes it only in `forget` and
+    // `take_channel`, after which it is NONE here; the borrower duplicates it at once.
+    (fd != NONE).then(|| unsafe { BorrowedFd::borrow_raw(fd) })
+}
+
+/// Retains a new instance. What was retained before must have been given up.
+pub(crate) fn keep(instance: &Retained, descriptors: Descriptors) {
+    let before = read();
+    write(Raw {
+        version: VERSION,
+        channel: descriptors.channel.into_raw_fd(),
+        routes: descriptors.routes.into_raw_fd(),
+        traffic: descriptors.traffic.into_raw_fd(),
+        doorbell: descriptors.doorbell.into_raw_fd(),
+        hello: descriptors.hello.into_raw_fd(),
+        watchdog: instance.watchdog,
+        parent: instance.parent,
+        draining: before.map_or(NONE, |raw| raw.draining),
+        draining_since: before.map_or(0, |raw| raw.draining_since),
+        build: bytes(&instance.build),
+        instance_dir: bytes(&instance.instance_dir),
+    });
+}
+
+/// Gives up the retained instance: closes what its workers need and returns the parent channel, of
+/// whatever layout version it was.
+pub(crate) fn take_channel() -> Option<OwnedFd> {
+    let data = raw()?;
+    // SAFETY: as in `read`; `channel` has its place in every version.
+    let fd = unsafe { (*data).channel };
+    let (is_known, raw) = (read().is_some(), read());
+    if let Some(raw) = raw {
+        for fd in [raw.routes, raw.traffic, raw.doorbell, raw.hello] {
+            close(fd);
+        }
+    }
+    let empty = Raw {
+        version: VERSION,
+        channel: NONE,
+        routes: NONE,
+        traffic: NONE,
+        doorbell: NONE,
+        hello: NONE,
+        watchdog: 0,
+        parent: 0,
+        draining: raw.map_or(NONE, |raw| raw.draining),
+        draining_since: raw.map_or(0, |raw| raw.draining_since),
+        build: [0; BUILD_BYTES],
+        instance_dir: [0; PATH_BYTES],
+    };
+    write(empty);
+    // A foreign version with channel 0 would be zeroed memory: descriptor 0 is never a channel.
+    let is_channel = if is_known { fd != NONE } else { fd > 2 };
+    // SAFETY: owned by the retained data until now, and no longer named there.
+    is_channel.then(|| unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Keeps the channel of an instance that shall stop once generation `last` has no worker any more.
+pub(crate) fn set_draining(channel: OwnedFd, last: u64) {
+    if let Some(mut raw) = read() {
+        close(raw.draining);
+        raw.draining = channel.into_raw_fd();
+        raw.draining_since = last;
+        write(raw);
+    }
+}
+
+/// The channel of the draining instance, if generation `ended` was its last.
+pub(crate) fn take_draining(ended: u64) -> Option<OwnedFd> {
+    let mut raw = read().filter(|raw| raw.draining != NONE && raw.draining_since <= ended)?;
+    let fd = raw.draining;
+    raw.draining = NONE;
+    write(raw);
+    // SAFETY: owned by the retained data until now, and no longer named there.
+    Some(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// In a child: closes what is the parent's alone, and hands over what is the workers'.
+///
+/// Under `httpd -X` the one process is both: it keeps everything and gets duplicates.
+pub(crate) fn inherit() -> Option<(Retained, [OwnedFd; 4])> {
+    let retained = get();
+    let mut raw = read()?;
+    let fds = [raw.routes, raw.traffic, raw.doorbell, raw.hello];
+    let is_parent = raw.parent == own_pid();
+    if !is_parent {
+        close(raw.channel);
+        close(raw.draining);
+        (raw.channel, raw.draining) = (NONE, NONE);
+        (raw.routes, raw.traffic, raw.doorbell, raw.hello) = (NONE, NONE, NONE, NONE);
+        write(raw);
+    }
+    if fds.contains(&NONE) {
+        return None;
+    }
+    if is_parent {
+        // SAFETY: retained and open; duplicated at once.
+        let copies = fds.map(|fd| {
+            unsafe { BorrowedFd::borrow_raw(fd) }
+                .try_clone_to_owned()
+                .ok()
+        });
+        let [Some(a), Some(b), Some(c), Some(d)] = copies else {
+            return None;
+        };
+        return retained.map(|retained| (retained, [a, b, c, d]));
+    }
+    // SAFETY: this process' own copies of the parent's descriptors, named nowhere else any more.
+    retained.map(|retained| (retained, fds.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) })))
+}
+
+fn own_pid() -> i32 {
+    // SAFETY: a system call without arguments.
+    unsafe { libc::getpid() }
+}
+
+fn close(fd: RawFd) {
+    if fd != NONE {
+        // SAFETY: only called with descriptors the retained data owns, which is then overwritten.
+        drop(unsafe { OwnedFd::from_raw_fd(fd) });
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    let end = bytes
+        .iter()
+        .position(|byte| *byte == 0)
+        .unwrap_or(bytes.len());
+    String::from_utf8_lossy(&bytes[..end]).into_owned()
+}
+
+/// Cut to the room there is; callers check what must not be cut.
+fn bytes<const N: usize>(text: &str) -> [u8; N] {
+    let mut room = [0; N];
+    for (to, from) in room.iter_mut().zip(text.bytes().take(N.saturating_sub(1))) {
+        *to = from;
+    }
+    room
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_survive_the_round_trip() {
+        assert_eq!(text(&bytes::<8>("abc")), "abc");
+        assert_eq!(text(&bytes::<4>("abcdef")), "abc");
+        assert_eq!(text(b"full"), "full");
+    }
+}
