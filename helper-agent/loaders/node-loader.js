@@ -84,6 +84,7 @@ class Application {
     this.isReady = false;
     this.isStopping = false;
     this.lastError = null;
+    this.onResponseEnd = () => { this.executing -= 1; };
   }
 
   // Replaces `listen` of all HTTP servers.
@@ -141,9 +142,7 @@ class Application {
     if (this.isStopping) {
       response.shouldKeepAlive = false;
     }
-    response.once('close', () => {
-      this.executing -= 1;
-    });
+    response.on('close', this.onResponseEnd);
   }
 
   obey(line) {

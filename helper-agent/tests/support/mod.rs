@@ -1,6 +1,11 @@
 //! What the loader tests are made of: an application process started as the agent would start it
 //! ([`process`]), and a client for each of the two request protocols ([`client`]).
 
+#![allow(
+    dead_code,
+    reason = "each of the two test programs uses a part of this"
+)]
+
 pub mod binary;
 pub mod client;
 pub mod http;

@@ -87,6 +87,7 @@ impl Launch {
         Some(AppProcess {
             language: self.language,
             child,
+            startup_file: self.app.join(self.startup_file),
             socket,
             directory,
             control: Some(BufReader::new(ours)),
@@ -110,6 +111,7 @@ impl Launch {
 pub struct AppProcess {
     language: Language,
     child: Child,
+    startup_file: PathBuf,
     socket: PathBuf,
     directory: PathBuf,
     control: Option<BufReader<UnixStream>>,
@@ -123,6 +125,10 @@ impl AppProcess {
 
     pub fn socket(&self) -> &Path {
         &self.socket
+    }
+
+    pub fn startup_file(&self) -> &Path {
+        &self.startup_file
     }
 
     /// A new connection to the process, as an Apache worker makes it.

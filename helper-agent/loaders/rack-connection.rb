@@ -1,0 +1,368 @@
+# frozen_string_literal: true
+
+# One connection of an Apache worker: reads requests of the binary protocol (docs/protocols.md, section 4), runs
+# the Rack application on them, writes its responses. Knows nothing of other connections, threads or the agent.
+#
+# What it costs: one read and one write per request and response, and few objects; a hello is about 10 µs of Ruby.
+
+module PassengerLoader
+  # The worker closed the connection, or its request ended early: nothing to report, nobody to tell.
+  class PeerGone < EOFError; end
+
+  # A body that is too large for memory, or of unknown length: read from the connection as the application
+  # asks for it. Forward only, as Rack 3 allows; `Rack::RewindableInput` around it gives Rack 2 its `rewind`.
+  class StreamInput
+    # `length` nil = frames until one of length 0.
+    def initialize(connection, length)
+      @connection = connection
+      @framed = length.nil?
+      @left = length || 0
+      @ended = false
+      @ahead = String.new
+    end
+
+    # Bytes the peer may still send; nil = unknown.
+    def unread
+      return 0 if @ended
+
+      @framed ? nil : @left
+    end
+
+    def read(length = nil, buffer = nil)
+      buffer = buffer ? buffer.clear.force_encoding(Encoding::BINARY) : String.new
+      buffer << @ahead.slice!(0, length || @ahead.bytesize)
+      until length && buffer.bytesize >= length
+        piece = take(length ? length - buffer.bytesize : READ_BYTES) or break
+        buffer << piece
+      end
+      buffer if length.nil? || length.zero? || !buffer.empty?
+    end
+
+    def gets
+      until (newline = @ahead.index("\n"))
+        piece = take(READ_BYTES) or break
+        @ahead << piece
+      end
+      line = @ahead.slice!(0, newline ? newline + 1 : @ahead.bytesize)
+      line unless line.empty?
+    end
+
+    def each
+      while (line = gets)
+        yield line
+      end
+    end
+
+    def close; end
+
+    # Reads to the end and throws away.
+    def skip
+      nil while take(READ_BYTES)
+    end
+
+    private
+
+    READ_BYTES = 65_536
+
+    def take(at_most)
+      next_frame if @framed && @left.zero? && !@ended
+      return if @ended
+
+      piece = @connection.read_some(at_most < @left ? at_most : @left)
+      @left -= piece.bytesize
+      @ended = true if @left.zero? && !@framed
+      piece
+    end
+
+    def next_frame
+      @left = @connection.read_exactly(4).unpack1('N')
+      @ended = @left.zero?
+    end
+  end
+
+  # One kept-alive connection of an Apache worker: `receive` a request, `answer` it, and again. It is itself
+  # the request's `rack.hijack`, which saves an object per request.
+  class Connection
+    REQUEST_TAG = 0x50535201
+    RESPONSE_TAG = 0x50535300
+    LAST = 1
+    RAW = 2
+    FRAMES = 0xFFFF_FFFF_FFFF_FFFF
+    HEADER = 'NNQ>Q>'
+    HEADER_BYTES = 24
+    # A request without body nearly always fits.
+    READ_BYTES = 16_384
+    # Bodies up to here are in memory before the application is called.
+    BODY_IN_MEMORY = 1 << 20
+    # What the application left unread of a body is skipped up to here; above, the connection is closed.
+    BODY_SKIPPED = 16 << 20
+    # Up to here, copying into one string is cheaper than handing the kernel several.
+    ONE_WRITE = 65_536
+    PEER_GONE = [Errno::EPIPE, Errno::ECONNRESET, Errno::ENOTCONN].freeze
+    RACK_VERSION = [1, 3].freeze
+
+    attr_reader :io, :number
+    # Turn of the loop in which the last request came; the smallest is closed first.
+    attr_accessor :last_used
+
+    def initialize(io, server)
+      @io = io
+      @server = server
+      @buffer = String.new(capacity: READ_BYTES)
+      @last = false
+    end
+
+    # True: a request's head has been read. :wait: there is none. False: the connection is over.
+    def receive
+      case @io.read_nonblock(READ_BYTES, @buffer, exception: false)
+      when :wait_readable then return :wait
+      when nil then return false
+      end
+      @buffer << @io.readpartial(HEADER_BYTES - @buffer.bytesize) while @buffer.bytesize < HEADER_BYTES
+      tag, @head_bytes, @number, @body_bytes = @buffer.unpack(HEADER)
+      @body_at = HEADER_BYTES + @head_bytes
+      @buffer << @io.readpartial(@body_at - @buffer.bytesize) while @buffer.bytesize < @body_at
+      tag == REQUEST_TAG
+    rescue EOFError, *PEER_GONE
+      false
+    end
+
+    # The next response is the last one.
+    def retire
+      @last = true
+    end
+
+    # Runs the application on the received request. True: the connection can take another one.
+    def answer(app)
+      @sent = @hijacked = false
+      @stream = @rest = nil
+      @env = environment
+      status, headers, body = app.call(@env)
+      respond(status, headers, body) unless @hijacked
+      ready_for_another?
+    rescue PeerGone
+      false
+    rescue SystemExit, SignalException, NoMemoryError
+      raise
+    rescue Exception => e # rubocop:disable Lint/RescueException -- a NotImplementedError must not end the process
+      @server.log_exception(e, @env)
+      answer_failure
+    ensure
+      finished(status, headers, e)
+    end
+
+    # Full hijack: the application gets the socket and writes an HTTP response itself, from its status line
+    # on; an empty head tells the worker so.
+    def call
+      unless @hijacked
+        @sent = @hijacked = true
+        write([RESPONSE_TAG | LAST | RAW, 0, @number, FRAMES].pack(HEADER))
+        @env['rack.hijack_io'] = @io
+      end
+      @io
+    end
+
+    # True once the socket belongs to the application, which closes it.
+    def hijacked?
+      @hijacked
+    end
+
+    # Some bytes of the body, first those that came together with the head.
+    def read_some(at_most)
+      return @io.readpartial(at_most) unless @rest
+
+      piece = @rest.slice!(0, at_most)
+      @rest = nil if @rest.empty?
+      piece
+    rescue EOFError, *PEER_GONE
+      raise PeerGone, 'the request ended before its body was complete'
+    end
+
+    def read_exactly(length)
+      bytes = String.new(capacity: length)
+      bytes << read_some(length - bytes.bytesize) while bytes.bytesize < length
+      bytes
+    end
+
+    private
+
+    def environment
+      pieces = @buffer.byteslice(HEADER_BYTES, @head_bytes).split("\0", -1)
+      # A splat lives on the machine stack, which a huge environment would overrun.
+      env = pieces.size < 4096 ? Hash[*pieces] : pieces.each_slice(2).to_h
+      env['rack.version'] = RACK_VERSION
+      env['rack.input'] = @input = body_input
+      env['rack.errors'] = $stderr
+      env['rack.url_scheme'] = %w[on 1].include?(env['HTTPS']) ? 'https' : 'http'
+      env['rack.multithread'] = @server.threaded?
+      env['rack.multiprocess'] = true
+      env['rack.run_once'] = false
+      env['rack.hijack?'] = true
+      env['rack.hijack'] = self
+      env['rack.response_finished'] = []
+      env
+    end
+
+    def body_input
+      come = @buffer.bytesize - @body_at
+      return StringIO.new(String.new) if @body_bytes.zero? && come.zero?
+
+      @rest = @buffer.byteslice(@body_at, come) unless come.zero?
+      return StringIO.new(read_exactly(@body_bytes)) if @body_bytes <= BODY_IN_MEMORY
+
+      @stream = StreamInput.new(self, @body_bytes == FRAMES ? nil : @body_bytes)
+      @server.rack2? ? Rack::RewindableInput.new(@stream) : @stream
+    end
+
+    def respond(status, headers, body)
+      head = String.new(status.to_s, capacity: 512, encoding: Encoding::BINARY)
+      hijack = fill_head(head, headers)
+      hijack ? hand_over(head, hijack) : write_response(head, status.to_i, headers, body)
+    ensure
+      body.close if body.respond_to?(:close)
+    end
+
+    # Appends names and values; returns the partial hijack if there is one.
+    def fill_head(head, headers)
+      hijack = nil
+      fields = 0
+      headers.each do |name, value|
+        if value.is_a?(String) && !value.include?("\n")
+          head << "\0" << name << "\0" << (value.ascii_only? ? value : value.b)
+          fields += 1
+        elsif name == 'rack.hijack'
+          hijack = value
+        else
+          (value.is_a?(Array) ? value : value.to_s.split("\n")).each do |line|
+            head << "\0" << name << "\0" << line.to_s.b
+            fields += 1
+          end
+        end
+      end
+      # A NUL inside a name or value would pass for another field.
+      raise ArgumentError, 'a response header contains a NUL byte' if head.count("\0") != fields * 2
+
+      hijack
+    end
+
+    # The bytes before the body.
+    def start(head, length)
+      @sent = true
+      @last ||= @server.stopping? || too_much_unread?
+      [@last ? RESPONSE_TAG | LAST : RESPONSE_TAG, head.bytesize, @number, length].pack(HEADER) << head
+    end
+
+    def write_response(head, status, headers, body)
+      if status == 204 || status == 304 || @env['REQUEST_METHOD'] == 'HEAD'
+        write(start(head, 0))
+      elsif body.respond_to?(:to_ary)
+        write_array(head, body.to_ary)
+      elsif body.respond_to?(:to_path) && File.file?(body.to_path)
+        write_file(head, body.to_path)
+      elsif body.respond_to?(:each)
+        length = headers['content-length'] || headers['Content-Length']
+        length ? write_counted(head, Integer(length, 10), body) : write_frames(head, body)
+      else
+        hand_over(head, body)
+      end
+    end
+
+    def write_array(head, chunks)
+      length = chunks.sum(&:bytesize)
+      message = start(head, length)
+      return write(message, *chunks) if length > ONE_WRITE
+
+      chunks.each { |chunk| message << (chunk.ascii_only? ? chunk : chunk.b) }
+      write(message)
+    end
+
+    def write_file(head, path)
+      File.open(path, 'rb') do |file|
+        length = file.size
+        write(start(head, length))
+        copied = IO.copy_stream(file, @io, length)
+        raise EOFError, "#{path} became shorter while it was sent" if copied != length
+      end
+    rescue *PEER_GONE
+      raise PeerGone
+    end
+
+    def write_counted(head, left, body)
+      message = start(head, left)
+      body.each do |chunk|
+        left -= chunk.bytesize
+        raise ArgumentError, 'the body is longer than its Content-Length' if left.negative?
+
+        write_after(message, chunk)
+      end
+      write(message) unless message.empty?
+      raise ArgumentError, 'the body is shorter than its Content-Length' if left.positive?
+    end
+
+    def write_frames(head, body)
+      message = start(head, FRAMES)
+      body.each do |chunk|
+        write_after(message << [chunk.bytesize].pack('N'), chunk) unless chunk.empty?
+      end
+      write(message << "\0\0\0\0")
+    end
+
+    # Writes what is pending and a chunk at once, so that the head travels with the first chunk.
+    def write_after(pending, chunk)
+      if chunk.bytesize <= ONE_WRITE
+        write(pending << (chunk.ascii_only? ? chunk : chunk.b))
+      else
+        write(pending, chunk)
+      end
+      pending.clear
+    end
+
+    def write(*strings)
+      @io.write(*strings)
+    rescue *PEER_GONE
+      raise PeerGone
+    end
+
+    # Partial hijack and Rack 3's streaming bodies: the socket is the application's from here on.
+    def hand_over(head, taker)
+      @sent = @hijacked = true
+      write([RESPONSE_TAG | LAST | RAW, head.bytesize, @number, FRAMES].pack(HEADER) << head)
+      taker.call(@io)
+    end
+
+    # A 500 if nothing has been sent, else the cut connection tells the worker.
+    def answer_failure
+      @io.close if @hijacked
+      return false if @sent
+
+      respond(500, { 'content-type' => 'text/plain' }, ["Internal Server Error\n"])
+      ready_for_another?
+    rescue PeerGone
+      false
+    end
+
+    def too_much_unread?
+      return false unless @stream
+
+      unread = @stream.unread
+      unread.nil? || unread > BODY_SKIPPED
+    end
+
+    # The next request must begin where this one ended.
+    def ready_for_another?
+      return false if @last || @hijacked
+
+      @stream&.skip
+      @rest.nil?
+    end
+
+    def finished(status, headers, error)
+      @input&.close
+      @env&.fetch('rack.response_finished')&.reverse_each { |callback| callback.call(@env, status, headers, error) }
+    rescue StandardError => e
+      @server.log_exception(e, @env)
+    ensure
+      @env = @input = nil
+    end
+  end
+end

@@ -1,0 +1,309 @@
+"""One connection of an Apache worker: reads requests of the binary protocol (docs/protocols.md, section 4), runs
+the WSGI application on them, writes its responses. Knows nothing of other connections, threads or the agent.
+
+What it costs: one `recv` and one `send` per request and response, and few objects; a hello is about 5 µs of Python.
+"""
+
+import io
+import itertools
+import os
+import socket
+import stat
+import struct
+
+REQUEST_TAG = 0x50535201
+RESPONSE_TAG = 0x50535300
+LAST = 1
+FRAMES = 0xFFFF_FFFF_FFFF_FFFF
+HEADER = struct.Struct(">IIQQ")
+HEADER_BYTES = HEADER.size
+FRAME = struct.Struct(">I")
+END_OF_FRAMES = FRAME.pack(0)
+
+# A request without a body nearly always fits.
+READ_BYTES = 16384
+BLOCK_BYTES = 65536
+# Bodies up to here are in memory before the application is called.
+BODY_IN_MEMORY = 1 << 20
+# What the application left unread of a body is skipped up to here; above, the connection is closed.
+BODY_SKIPPED = 16 << 20
+
+
+class PeerGone(OSError):
+    """The worker closed the connection, or its request ended early: nothing to report, nobody to tell."""
+
+
+class BodyReader(io.RawIOBase):
+    """A body that is too large for memory, or of unknown length: read as the application asks for it."""
+
+    def __init__(self, connection, length):
+        """`length` None = frames until one of length 0."""
+        super().__init__()
+        self._connection = connection
+        self._framed = length is None
+        self._left = length or 0
+        self._ended = False
+
+    def readable(self):
+        return True
+
+    def readinto(self, buffer):
+        if self._framed and not self._left and not self._ended:
+            self._left, = FRAME.unpack(self._connection.read_exactly(FRAME.size))
+            self._ended = not self._left
+        if not self._left:
+            return 0
+        piece = self._connection.read_some(min(len(buffer), self._left))
+        self._left -= len(piece)
+        buffer[: len(piece)] = piece
+        return len(piece)
+
+    def too_much_unread(self):
+        return not self._ended if self._framed else self._left > BODY_SKIPPED
+
+    def skip(self):
+        scrap = memoryview(bytearray(BLOCK_BYTES))
+        while self.readinto(scrap):
+            pass
+
+
+class FileWrapper:
+    """`wsgi.file_wrapper`: an iterable of blocks, which `Connection` may send by `sendfile` instead."""
+
+    def __init__(self, file, block_bytes=BLOCK_BYTES):
+        self.file = file
+        self._block_bytes = block_bytes
+        if hasattr(file, "close"):
+            self.close = file.close
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        block = self.file.read(self._block_bytes)
+        if not block:
+            raise StopIteration
+        return block
+
+
+class Connection:
+    """One kept-alive connection of an Apache worker: `receive` a request, `answer` it, and again."""
+
+    __slots__ = ("socket", "fileno", "number", "last", "last_used", "_server", "_buffer", "_head_end",
+                 "_body_bytes", "_rest", "_stream", "_head", "_length", "_bodyless", "_sent", "_left")
+
+    def __init__(self, accepted, server):
+        self.socket = accepted
+        self.fileno = accepted.fileno()
+        # The next response is the last one.
+        self.last = False
+        # Turn of the loop in which the last request came; the smallest is closed first.
+        self.last_used = 0
+        self._server = server
+
+    def receive(self):
+        """True: a request's head has been read. None: there is none. False: the connection is over."""
+        try:
+            buffer = self.socket.recv(READ_BYTES, socket.MSG_DONTWAIT)
+            while len(buffer) < HEADER_BYTES:
+                buffer += self._receive_more(HEADER_BYTES - len(buffer))
+            tag, head_bytes, self.number, self._body_bytes = HEADER.unpack_from(buffer)
+            self._head_end = HEADER_BYTES + head_bytes
+            while len(buffer) < self._head_end:
+                buffer += self._receive_more(self._head_end - len(buffer))
+        except BlockingIOError:
+            return None
+        except OSError:
+            return False
+        self._buffer = buffer
+        return tag == REQUEST_TAG
+
+    def answer(self, application):
+        """Runs the application on the received request. True: the connection can take another one."""
+        self._head = self._rest = self._stream = environ = None
+        self._sent = self._bodyless = False
+        try:
+            environ = self._environ()
+            self._bodyless = environ["REQUEST_METHOD"] == "HEAD"
+            result = application(environ, self._start_response)
+            try:
+                self._respond(result)
+            finally:
+                if hasattr(result, "close"):
+                    result.close()
+            return self._ready_for_another()
+        except PeerGone:
+            return False
+        except Exception:
+            self._server.log_exception(environ)
+            return self._answer_failure()
+
+    # --- the request ---
+
+    def _receive_more(self, at_most):
+        piece = self.socket.recv(at_most)
+        if not piece:
+            raise PeerGone
+        return piece
+
+    def read_some(self, at_most):
+        """Some bytes of the body, first those that came together with the head."""
+        rest = self._rest
+        if rest:
+            self._rest = rest[at_most:]
+            return rest[:at_most]
+        try:
+            piece = self.socket.recv(at_most)
+        except ConnectionError as error:
+            raise PeerGone from error
+        if not piece:
+            raise PeerGone("the request ended before its body was complete")
+        return piece
+
+    def read_exactly(self, length):
+        pieces = []
+        while length:
+            piece = self.read_some(length)
+            pieces.append(piece)
+            length -= len(piece)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def _environ(self):
+        pieces = iter(self._buffer[HEADER_BYTES:self._head_end].decode("latin-1").split("\0"))
+        environ = dict(zip(pieces, pieces))
+        environ.update(self._server.environ)
+        environ["wsgi.input"] = self._input()
+        environ["wsgi.url_scheme"] = "https" if environ.get("HTTPS") in ("on", "1") else "http"
+        return environ
+
+    def _input(self):
+        length = self._body_bytes
+        rest = self._buffer[self._head_end:]
+        if len(rest) == length:
+            return io.BytesIO(rest)
+        self._rest = rest
+        if length <= BODY_IN_MEMORY:
+            return io.BytesIO(self.read_exactly(length))
+        self._stream = BodyReader(self, None if length == FRAMES else length)
+        return io.BufferedReader(self._stream, BLOCK_BYTES)
+
+    def _ready_for_another(self):
+        """The next request must begin where this one ended."""
+        if self.last:
+            return False
+        if self._stream:
+            self._stream.skip()
+        return not self._rest
+
+    # --- the response ---
+
+    def _start_response(self, status, headers, exc_info=None):
+        if exc_info:
+            try:
+                if self._sent:
+                    raise exc_info[1].with_traceback(exc_info[2])
+            finally:
+                exc_info = None
+        elif self._head is not None:
+            raise AssertionError("start_response was called a second time without exc_info")
+        head = "\0".join((status, *itertools.chain.from_iterable(headers)))
+        # A NUL inside a name or value would pass for another field.
+        if head.count("\0") != 2 * len(headers):
+            raise ValueError("a response header contains a NUL character, or is not a pair")
+        self._head = head.encode("latin-1")
+        self._length = None
+        code = status[:3]
+        if code in ("204", "304"):
+            self._bodyless = True
+        for name, value in headers:
+            if len(name) == 14 and name.lower() == "content-length":
+                self._length = int(value)
+        return self._write
+
+    def _prefix(self, length):
+        """The bytes before the body."""
+        if self._head is None:
+            raise AssertionError("the application did not call start_response before the body began")
+        self._sent = True
+        if self._server.stopping or (self._stream and self._stream.too_much_unread()):
+            self.last = True
+        tag = RESPONSE_TAG | LAST if self.last else RESPONSE_TAG
+        return HEADER.pack(tag, len(self._head), self.number, length) + self._head
+
+    def _send(self, *pieces):
+        try:
+            self.socket.sendall(b"".join(pieces))
+        except ConnectionError as error:
+            raise PeerGone from error
+
+    def _respond(self, result):
+        kind = type(result)
+        if (kind is list or kind is tuple) and not self._sent and not self._bodyless:
+            body = result[0] if len(result) == 1 else b"".join(result)
+            self._send(self._prefix(len(body)), body)
+        elif kind is FileWrapper and not self._sent and not self._bodyless and self._send_file(result.file):
+            pass
+        else:
+            for chunk in result:
+                if chunk:
+                    self._write(chunk)
+                    if self._bodyless:
+                        break
+            self._end()
+
+    def _write(self, chunk):
+        """WSGI's `write`, and the way of every chunk of an iterable. The first travels with the head."""
+        prefix = b""
+        if not self._sent:
+            self._left = 0 if self._bodyless else self._length
+            prefix = self._prefix(FRAMES if self._left is None else self._left)
+        if self._bodyless:
+            self._send(prefix)
+        elif self._left is None:
+            self._send(prefix, FRAME.pack(len(chunk)), chunk)
+        elif self._left < len(chunk):
+            raise ValueError("the body is longer than its Content-Length")
+        else:
+            self._left -= len(chunk)
+            self._send(prefix, chunk)
+
+    def _end(self):
+        if not self._sent:
+            self._left = 0 if self._bodyless else self._length or 0
+            self._send(self._prefix(self._left))
+        elif self._left is None:
+            self._send(END_OF_FRAMES)
+        if self._left:
+            raise ValueError("the body is shorter than its Content-Length")
+
+    def _send_file(self, file):
+        """The rest of a regular file, by `sendfile`. False: not such a file."""
+        try:
+            status = os.fstat(file.fileno())
+            position = file.tell()
+        except (AttributeError, OSError, ValueError):
+            return False
+        if not stat.S_ISREG(status.st_mode):
+            return False
+        length = max(status.st_size - position, 0)
+        if self._length is not None:
+            length = min(length, self._length)
+        self._send(self._prefix(length))
+        try:
+            if length and self.socket.sendfile(file, position, length) != length:
+                raise ValueError("the file became shorter while it was sent")
+        except ConnectionError as error:
+            raise PeerGone from error
+        return True
+
+    def _answer_failure(self):
+        """A 500 if nothing has been sent, else the cut connection tells the worker."""
+        if self._sent:
+            return False
+        try:
+            self._head = b"500 Internal Server Error\0Content-Type\0text/plain"
+            body = b"" if self._bodyless else b"Internal Server Error\n"
+            self._send(self._prefix(len(body)), body)
+            return self._ready_for_another()
+        except PeerGone:
+            return False

@@ -1,0 +1,346 @@
+//! What only one language has: Rack's hijacking and bodies, all of PEP 3333, Node's ways to listen.
+//! The applications are in `tests/fixtures`, one path (or file) per ability.
+
+mod support;
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use support::client::{Body, Client, Request, Response};
+use support::process::{AppProcess, Launch};
+use support::{binary, Language};
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/fixtures")
+        .join(name)
+}
+
+fn rack() -> Option<AppProcess> {
+    Launch::new(Language::Ruby, &fixture("rack")).start_ready()
+}
+
+fn wsgi() -> Option<AppProcess> {
+    Launch::new(Language::Python, &fixture("wsgi")).start_ready()
+}
+
+fn node(name: &str, file: &str) -> Launch {
+    Launch::new(Language::Node, &fixture(name)).startup_file(file)
+}
+
+fn get(process: &AppProcess, path: &str) -> Response {
+    process.connect().call(&Request::get(path))
+}
+
+/// The response is cut: its connection ends before its body does.
+fn expect_cut(process: &AppProcess, path: &str) {
+    let mut client = process.connect();
+    client.send(&Request::get(path));
+    client.receive("GET").expect_err("the response is cut");
+}
+
+/// The last line of a process that could not start.
+fn last_line(mut process: AppProcess) -> String {
+    let mut last = String::new();
+    while let Some(line) = process.next_line() {
+        last = line;
+    }
+    assert_eq!(process.wait().code(), Some(1), "{}", process.log());
+    last
+}
+
+/// Bodies of iterables and files, in both languages the same.
+fn expect_all_kinds_of_bodies(process: &AppProcess) {
+    assert_eq!(get(process, "/each").text(), "abc");
+    assert_eq!(get(process, "/counted").text(), "abc");
+    assert_eq!(
+        get(process, "/file").body,
+        std::fs::read(process.startup_file()).expect("read")
+    );
+    expect_cut(process, "/short");
+    process.expect_log("shorter than its Content-Length");
+    expect_cut(process, "/long");
+    process.expect_log("longer than its Content-Length");
+    expect_cut(process, "/failing");
+}
+
+const LINES: &str = "one\ntwo three\nfour\nfive";
+
+/// A body that is read as a stream: it comes in frames that cut its lines.
+fn lines_in_pieces() -> Request {
+    let pieces = ["on", "e\ntw", "o three\nfou", "r\nfive"];
+    Request::post(
+        "/input",
+        Body::Pieces(pieces.map(|piece| piece.as_bytes().to_vec()).to_vec()),
+    )
+}
+
+// --- Rack ---
+
+#[test]
+fn rack_lint_is_content() {
+    let Some(process) = rack() else { return };
+    let mut client = process.connect();
+    for body in [
+        Body::None,
+        Body::Sized(vec![b'x'; 77]),
+        Body::Sized(vec![b'x'; 3 << 20]),
+    ] {
+        let length = if let Body::Sized(bytes) = &body {
+            bytes.len()
+        } else {
+            0
+        };
+        assert_eq!(
+            client.call(&Request::post("/lint", body)).text(),
+            length.to_string()
+        );
+    }
+    process.expect_log("linted");
+}
+
+#[test]
+fn rack_bodies_are_sent_and_closed() {
+    let Some(process) = rack() else { return };
+    expect_all_kinds_of_bodies(&process);
+    process
+        .connect()
+        .call(&Request::get("/each").method("HEAD"));
+    assert_eq!(get(&process, "/closed").text(), "7");
+}
+
+#[test]
+fn rack_headers_may_be_lists_lines_and_numbers() {
+    let Some(process) = rack() else { return };
+    let response = get(&process, "/arrays");
+    assert_eq!(response.header("x-number"), ["7"]);
+    assert_eq!(response.header("x-many"), ["a", "b"]);
+    assert_eq!(response.header("x-lines"), ["c", "d"]);
+    let response = get(&process, "/text");
+    assert_eq!(response.header("x-utf8"), ["é"]);
+    assert_eq!(response.body, [0xC3, 0xBC, 0xFF]);
+    assert_eq!(get(&process, "/status").status, 418);
+}
+
+#[test]
+fn rack_headers_cannot_smuggle_another_one() {
+    let Some(process) = rack() else { return };
+    assert_eq!(get(&process, "/nul").status, 500);
+    process.expect_log("NUL");
+}
+
+/// Reads a raw stream to its end; returns its head and what followed.
+fn raw(client: &mut Client) -> (String, String) {
+    let head = binary::receive_head(&mut client.stream).expect("a head");
+    assert_eq!(head.flags, binary::RAW | binary::LAST);
+    assert_eq!(head.number, client.number());
+    let mut rest = String::new();
+    client
+        .stream
+        .read_to_string(&mut rest)
+        .expect("a stream that ends");
+    (head.text, rest)
+}
+
+#[test]
+fn rack_applications_may_take_the_connection() {
+    let Some(process) = rack() else { return };
+    for (path, has_head, text) in [
+        ("/partial", true, "raw"),
+        ("/stream", true, "streamed"),
+        ("/full", false, "HTTP/1.1 299 Mine\r\n\r\nall mine"),
+    ] {
+        let mut client = process.connect();
+        client.send(&Request::get(path));
+        let (head, stream) = raw(&mut client);
+        assert_eq!(
+            head.starts_with("200\0content-type\0text/plain"),
+            has_head,
+            "{head:?}"
+        );
+        assert_eq!(head.is_empty(), !has_head, "{head:?}");
+        assert_eq!(stream, text);
+        assert_eq!(get(&process, "/version").status, 200, "the process goes on");
+    }
+}
+
+#[test]
+fn rack_input_can_be_read_by_line_and_length() {
+    let Some(process) = rack() else { return };
+    let is_rack2 = get(&process, "/version").text().starts_with('2');
+    let first = r#"["one\n", "two", " three\nfour\nfive"]"#;
+    let again = match is_rack2 {
+        true => r#"["one\n", "two three\n", "four\n", "five"]"#,
+        false => "no rewind",
+    };
+    let mut client = process.connect();
+    assert_eq!(
+        client.call(&lines_in_pieces()).text(),
+        format!("{first} {again}")
+    );
+    let sized = Request::post("/input", Body::Sized(LINES.as_bytes().to_vec()));
+    assert!(client.call(&sized).text().starts_with(first));
+}
+
+#[test]
+fn rack_script_errors_and_foreign_broken_pipes_are_500() {
+    let Some(process) = rack() else { return };
+    assert_eq!(get(&process, "/not-implemented").status, 500);
+    process.expect_log("a ScriptError");
+    assert_eq!(get(&process, "/broken-pipe").status, 500);
+    process.expect_log("the application's own");
+}
+
+#[test]
+fn rack_callbacks_run() {
+    let Some(mut process) = rack() else { return };
+    process.expect_log("starting, forked: false");
+    assert_eq!(get(&process, "/finished").status, 200);
+    process.expect_log("response finished");
+    process.tell("stop");
+    process.wait();
+    process.expect_log("stopping");
+}
+
+#[test]
+fn a_gemfile_that_cannot_be_satisfied_is_reported() {
+    let launch = Launch::new(Language::Ruby, &fixture("rack-bundler"));
+    let Some(process) = launch.start() else {
+        return;
+    };
+    let line = last_line(process);
+    assert!(line.starts_with("error load Bundler::"), "{line}");
+    assert!(line.contains("a-gem-that-nobody-has"), "{line}");
+}
+
+// --- WSGI ---
+
+#[test]
+fn wsgiref_validate_is_content() {
+    let Some(process) = wsgi() else { return };
+    let mut client = process.connect();
+    assert_eq!(client.call(&Request::get("/validated")).text(), "written,0");
+    let post = Request::post("/validated", Body::Sized(b"hello".to_vec()));
+    assert_eq!(client.call(&post).text(), "written,5");
+    process.expect_log("validated");
+    assert!(!process.log().contains("Error"), "{}", process.log());
+}
+
+#[test]
+fn wsgi_iterables_are_sent_and_closed() {
+    let Some(process) = wsgi() else { return };
+    expect_all_kinds_of_bodies(&process);
+    assert_eq!(get(&process, "/generator").text(), "latecomer");
+    assert_eq!(get(&process, "/file-like").text(), "not really a file");
+    let text = std::fs::read_to_string(process.startup_file()).expect("read");
+    assert_eq!(get(&process, "/rest-of-a-file").text(), text[3..7]);
+    process
+        .connect()
+        .call(&Request::get("/each").method("HEAD"));
+    assert_eq!(get(&process, "/closed").text(), "6");
+}
+
+#[test]
+fn wsgi_start_response_follows_the_rules() {
+    let Some(process) = wsgi() else { return };
+    let response = get(&process, "/changed-mind");
+    assert_eq!((response.status, response.text().as_str()), (503, "sorry"));
+    expect_cut(&process, "/too-late");
+    process.expect_log("too late to change");
+    for path in ["/twice", "/no-start", "/nul", "/broken-pipe"] {
+        assert_eq!(get(&process, path).status, 500, "{path}");
+    }
+    process.expect_log("a second time");
+    process.expect_log("did not call start_response");
+}
+
+#[test]
+fn wsgi_strings_are_latin1() {
+    let Some(process) = wsgi() else { return };
+    let mut client = process.connect();
+    client.send(&Request::get("/latin").header("X-Latin", "é"));
+    let head = binary::receive_head(&mut client.stream)
+        .expect("a head")
+        .text;
+    // What came as UTF-8 goes back byte for byte; the lone byte E9 is not UTF-8.
+    assert!(head.ends_with("X-Latin\0\u{FFFD}\0X-Back\0é"), "{head:?}");
+}
+
+#[test]
+fn wsgi_input_can_be_read_in_every_way() {
+    let Some(process) = wsgi() else { return };
+    let expected = r"[b'one\n', b'two', b' t', [b'hree\n', b'four\n', b'five'], b'', []]";
+    let mut client = process.connect();
+    assert_eq!(client.call(&lines_in_pieces()).text(), expected);
+    let sized = Request::post("/input", Body::Sized(LINES.as_bytes().to_vec()));
+    assert_eq!(client.call(&sized).text(), expected);
+}
+
+// --- Node ---
+
+#[test]
+fn node_runs_es_modules() {
+    let Some(process) = node("node-module", "app.js").start_ready() else {
+        return;
+    };
+    assert_eq!(get(&process, "/").text(), "from a module");
+}
+
+#[test]
+fn node_reports_a_module_that_fails() {
+    let Some(process) = node("node-module", "failing.mjs").start() else {
+        return;
+    };
+    let line = last_line(process);
+    assert!(
+        line.starts_with("error load ") && line.contains("RangeError: no luck"),
+        "{line}"
+    );
+}
+
+#[test]
+fn node_applications_may_choose_their_server() {
+    let Some(mut process) = node("node-api", "app.js").start_ready() else {
+        return;
+    };
+    process.expect_log("attached");
+    let json = get(&process, "/").json();
+    assert!(
+        json["port"].as_u64().is_some_and(|port| port > 0),
+        "the other one has a real port"
+    );
+    assert_eq!(json["main"], true);
+    assert_eq!(
+        json["argument"],
+        process.startup_file().to_string_lossy().as_ref()
+    );
+    assert_eq!(json["remoteAddress"], "127.0.0.1");
+    assert_eq!(json["address"], "passenger");
+    process.tell("stop");
+    assert_eq!(process.wait().code(), Some(0));
+    process.expect_log("leaving");
+}
+
+#[test]
+fn node_refuses_to_listen_twice() {
+    let Some(process) = node("node-api", "twice.js").start() else {
+        return;
+    };
+    let line = last_line(process);
+    assert!(
+        line.starts_with("error load ") && line.contains("autoInstall: false"),
+        "{line}"
+    );
+}
+
+#[test]
+fn node_reports_a_script_that_never_listens() {
+    let Some(process) = node("node-silent", "app.js").start() else {
+        return;
+    };
+    let line = last_line(process);
+    assert!(
+        line.starts_with("error listen ") && line.contains("without calling listen"),
+        "{line}"
+    );
+}
