@@ -1,6 +1,7 @@
 //! Agent, watchdog and tools.
 #![deny(unsafe_code)]
 
+pub mod agent;
 pub mod apps;
 pub mod config;
 pub mod instance;

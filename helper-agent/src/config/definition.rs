@@ -8,20 +8,49 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use passenger_shm::messages::{Record, Registration};
 use serde::{Deserialize, Serialize};
 
+use super::Application;
+
 /// Longest definition that `routes` takes, in bytes.
 pub(crate) const MAX_BYTES: usize = 2048;
+
+/// Which registrations mean the same group: equal for equal app root, name, environment, user, group,
+/// type, startup file and base URI. A hash; only root's values go into it, so nobody can choose collisions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Identity(u64, u64);
+
+impl Identity {
+    /// The identity of a group with an application like this.
+    #[must_use]
+    pub fn of(app: &Application) -> Self {
+        let half = |salt: u8| {
+            let mut hasher = DefaultHasher::new();
+            let options = &app.options;
+            (salt, &app.real_root, &app.group_name, options.app_env()).hash(&mut hasher);
+            (&options.user, &options.group, app.owner).hash(&mut hasher);
+            (app.kind.name, &options.startup_file, &app.base_uri).hash(&mut hasher);
+            hasher.finish()
+        };
+        Self(half(0), half(1))
+    }
+}
 
 /// A group's registration and how to recognise its records in another generation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Definition {
     /// What the worker registered.
     pub registration: Registration,
+    /// What it means.
+    pub identity: Identity,
     /// For each record of the chain but those of `.htaccess`: its values, its place.
     records: Vec<(u64, u64)>,
 }
 
 impl Definition {
-    pub(super) fn new(registration: &Registration, records: &[&Record]) -> Self {
+    pub(super) fn new(
+        registration: &Registration,
+        identity: Identity,
+        records: &[&Record],
+    ) -> Self {
         let mut registration = registration.clone();
         registration.chain.retain(|id| *id != 0);
         let records = records
@@ -30,6 +59,7 @@ impl Definition {
             .collect();
         Self {
             registration,
+            identity,
             records,
         }
     }
@@ -118,6 +148,8 @@ mod tests {
     use super::super::tests::configuration;
     use super::*;
 
+    const IDENTITY: Identity = Identity(1, 2);
+
     fn registration(chain: &[u32]) -> Registration {
         Registration {
             generation: 1,
@@ -137,7 +169,7 @@ mod tests {
                 ("b", &[("PassengerUser", "u")]),
             ],
         );
-        let definition = old.define(&registration(&[1, 0, 2])).unwrap();
+        let definition = old.define(&registration(&[1, 0, 2]), IDENTITY).unwrap();
         let definition = Definition::decode(&definition.encode().unwrap()).unwrap();
         let moved = configuration(
             2,
@@ -167,7 +199,7 @@ mod tests {
         let config = configuration(1, &["/a"], &[]);
         let mut endless = registration(&[]);
         endless.document_root = "/x".repeat(2_000);
-        let definition = config.define(&endless).unwrap();
+        let definition = config.define(&endless, IDENTITY).unwrap();
         assert!(definition.encode().unwrap_err().contains("more than 2048"));
     }
 }

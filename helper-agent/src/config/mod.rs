@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use passenger_shm::messages::{self, Apache, Config, Record, Registration, Server};
 
-pub use definition::Definition;
+pub use definition::{Definition, Identity};
 pub use global::Global;
 pub use options::AppOptions;
 pub use trust::{Application, OwnerRule};
@@ -141,9 +141,13 @@ impl Configuration {
     ///
     /// # Errors
     /// As [`Configuration::options`].
-    pub fn define(&self, registration: &Registration) -> Result<Definition, String> {
+    pub fn define(
+        &self,
+        registration: &Registration,
+        identity: Identity,
+    ) -> Result<Definition, String> {
         let records = self.records_of(&registration.chain)?;
-        Ok(Definition::new(registration, &records))
+        Ok(Definition::new(registration, identity, &records))
     }
 
     /// The registration that means the same app in this configuration, if there is one.

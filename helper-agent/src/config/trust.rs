@@ -20,7 +20,7 @@ use super::{AppOptions, Configuration};
 use crate::apps::AppType;
 
 /// As whom an application may run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum OwnerRule {
     /// As the configuration says, by default as the owner of the startup file.
     Configured,

@@ -106,6 +106,8 @@ pub enum Event {
         concurrency: u32,
         /// Whether the former agent had already taken it out of routing.
         draining: bool,
+        /// Whether it is from before the group's last restart.
+        outdated: bool,
     },
     /// Replace every process of the group, one after the other, without a gap in service.
     Restart {

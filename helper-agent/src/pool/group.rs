@@ -41,7 +41,8 @@ impl Group {
             failed_at: None,
             spawn_ms: 0,
             unconfirmed_since: (!limits.confirmed).then_some(now),
-            edition: 0,
+            // Not the lowest, so that what a former agent left can be older.
+            edition: 1,
         }
     }
 

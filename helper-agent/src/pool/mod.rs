@@ -101,14 +101,7 @@ impl Pool {
                     group.set_limits(limits, now);
                 }
             }
-            Event::Adopted {
-                group,
-                process,
-                concurrency,
-                draining,
-            } => {
-                self.adopt(now, group, process, concurrency, draining);
-            }
+            Event::Adopted { .. } => self.adopt(now, &event),
             Event::Restart { group } => {
                 if let Some(group) = self.groups.get_mut(&group) {
                     group.edition += 1;
@@ -137,18 +130,26 @@ impl Pool {
         commands
     }
 
-    fn adopt(
-        &mut self,
-        now: Millis,
-        group: GroupId,
-        process: ProcessId,
-        concurrency: u32,
-        draining: bool,
-    ) {
+    fn adopt(&mut self, now: Millis, event: &Event) {
+        let Event::Adopted {
+            group,
+            process,
+            concurrency,
+            draining,
+            outdated,
+        } = *event
+        else {
+            return;
+        };
         let Some(edition) = self.groups.get(&group).map(|g| g.edition) else {
             return;
         };
         self.next_process = self.next_process.max(process.0 + 1);
+        let edition = if outdated {
+            edition.saturating_sub(1)
+        } else {
+            edition
+        };
         let mut adopted = Process::starting(group, edition, now);
         adopted.concurrency = concurrency;
         adopted.state = if draining {

@@ -414,6 +414,7 @@ fn adopted_processes_count_and_are_not_started_again() {
         process,
         concurrency: 1,
         draining: false,
+        outdated: false,
     };
     assert_eq!(pool.handle(Millis(0), adopted), vec![]);
     assert_eq!(

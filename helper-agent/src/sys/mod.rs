@@ -9,6 +9,7 @@ pub mod limits;
 pub mod memfd;
 pub mod pidfd;
 pub mod process;
+pub mod readiness;
 pub mod signals;
 pub mod spawn;
 pub mod tree;

@@ -1,0 +1,155 @@
+//! Taking over what an earlier agent left: groups from `routes`, processes from `routes` and the store. What
+//! serves goes on serving; what was only starting is ended, because nobody knows what it was told.
+
+use std::collections::HashMap;
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex};
+
+use passenger_shm::{GroupParams, GroupRef, ProcessRef, ProcessSnapshot, ProcessState};
+
+use super::core::Agent;
+use super::groups::Group;
+use super::processes::{Phase, Process};
+use super::start::StoredProcess;
+use crate::config::{AppOptions, Definition};
+use crate::pool::{Event, GroupId, GroupLimits, ProcessId};
+
+impl Agent {
+    pub(super) fn adopt(&mut self, stored: Vec<StoredProcess>) {
+        self.view.adopt();
+        // Minimums only count when all processes are known, or new ones would be started at once.
+        let mut limits = Vec::new();
+        for (reference, params, definition) in self.view.groups() {
+            match Definition::decode(&definition) {
+                Ok(definition) => limits.push(self.adopt_group(reference, params, definition)),
+                Err(e) => {
+                    log::error!("[BUG] {reference} cannot be adopted: {e}");
+                    self.view.remove_group(reference);
+                }
+            }
+        }
+        let mut found: HashMap<ProcessRef, ProcessSnapshot> = self
+            .view
+            .processes()
+            .into_iter()
+            .map(|s| (s.process, s))
+            .collect();
+        for process in stored {
+            let snapshot = found.remove(&process.reference);
+            self.adopt_process(process, snapshot.as_ref());
+        }
+        for snapshot in found.into_values() {
+            log::warn!(
+                "app process {} ({}) is not in the store and not used any more",
+                snapshot.pid,
+                snapshot.process
+            );
+            self.view.dead(snapshot.process);
+            self.view.free_process(snapshot.process);
+        }
+        for event in limits {
+            self.tell(event);
+        }
+    }
+
+    /// Returns the event that gives the group its limits.
+    fn adopt_group(
+        &mut self,
+        reference: GroupRef,
+        params: GroupParams,
+        definition: Definition,
+    ) -> Event {
+        let configuration = Arc::clone(&self.configuration);
+        let registration = configuration.translate(&definition);
+        let options = registration
+            .as_ref()
+            .and_then(|r| configuration.options(&r.chain).ok());
+        if options.is_none() {
+            // Its keys would keep workers from asking, and only asking makes it known again.
+            self.view.remove_keys_of(reference);
+        }
+        let group = Group {
+            reference,
+            name: format!("under {}", definition.registration.document_root),
+            registration: registration.filter(|_| options.is_some()),
+            definition,
+            configuration,
+            options: options.unwrap_or_else(AppOptions::default),
+            code_generation: params.code_generation,
+            failure: None,
+        };
+        let limits = group.limits();
+        let id = self.groups.insert(group);
+        let none = GroupLimits {
+            min_instances: 0,
+            ..limits
+        };
+        self.tell(Event::GroupAdded {
+            group: id,
+            limits: none,
+        });
+        Event::GroupChanged { group: id, limits }
+    }
+
+    fn adopt_process(&mut self, stored: StoredProcess, snapshot: Option<&ProcessSnapshot>) {
+        let StoredProcess {
+            reference,
+            pid,
+            pidfd,
+            output,
+            control,
+        } = stored;
+        let id = self.pool.new_process_id();
+        let control = UnixStream::from(control);
+        if let Err(e) = control.set_nonblocking(true) {
+            log::error!("cannot listen to app process {pid}: {e}");
+        }
+        let parts = (Arc::new(pidfd), Arc::new(output), Arc::new(control));
+        let body = self.body(id, pid, parts, &Arc::new(Mutex::new(None)));
+        let group = snapshot.and_then(|s| self.groups.by_reference(s.group));
+        let mut process = Process {
+            group: group.unwrap_or(GroupId(0)),
+            reference,
+            code_generation: snapshot.map_or(0, |s| s.code_generation),
+            phase: Phase::Serving,
+            body: Some(body),
+            question: None,
+            is_ending: false,
+            is_drained: false,
+        };
+        let Some((snapshot, group)) = snapshot.zip(group).filter(|(s, _)| serves(s)) else {
+            self.end_leftover(id, process);
+            return;
+        };
+        process.is_ending = snapshot.state == ProcessState::Draining;
+        self.processes.insert(id, process);
+        let newest = self
+            .groups
+            .get(group)
+            .map_or(0, |group| group.code_generation);
+        self.tell(Event::Adopted {
+            group,
+            process: id,
+            concurrency: snapshot.concurrency,
+            draining: snapshot.state == ProcessState::Draining,
+            outdated: snapshot.code_generation != newest,
+        });
+        log::info!("app process {pid} is adopted");
+    }
+
+    /// Not ready when its agent died, or dead and only its last output is left.
+    fn end_leftover(&mut self, id: ProcessId, process: Process) {
+        if let Some(body) = &process.body {
+            if !body.pidfd.has_exited() {
+                log::info!("process {} had not become ready and is ended", body.pid);
+                body.kill_group();
+            }
+        }
+        self.processes.insert(id, process);
+        self.bury(id);
+    }
+}
+
+fn serves(snapshot: &ProcessSnapshot) -> bool {
+    matches!(snapshot.state, ProcessState::Live | ProcessState::Draining)
+}

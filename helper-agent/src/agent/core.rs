@@ -1,0 +1,344 @@
+//! The loop: one happening after the other, a look at the tables when somebody rings or a second has gone
+//! by, and what the pool commands. The heartbeat comes from here, so a loop that hangs is noticed.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use passenger_shm::channel::Channel;
+use passenger_shm::{AgentView, ClientId};
+use tokio::signal::unix::{signal, Signal, SignalKind};
+use tokio::sync::mpsc;
+
+use super::groups::Groups;
+use super::processes::Processes;
+use super::registration::Waiting;
+use super::start::{ConfigFiles, Inventory};
+use super::store_link::StoreLink;
+use super::tasks::{Happening, Happenings};
+use super::workers::Worker;
+use crate::config::Configuration;
+use crate::log as sink;
+use crate::pool::{Command, Event, Millis, Pool, PoolLimits};
+use crate::spawn::launch::Limits;
+use crate::store::{StartDescriptors, ToAgent};
+use crate::sys::readiness::{self, Readable};
+
+/// Happenings that may be pending; tasks wait when there are more.
+const MAX_PENDING: usize = 256;
+/// Shortest time between two looks that led to something, and longest between two that did not: while a
+/// full pool is under load every request rings.
+const LOOK_PAUSE: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(32));
+
+/// Everything the agent has. The files of this module each implement a part of it.
+pub(super) struct Agent {
+    pub(super) view: AgentView,
+    pub(super) pool: Pool,
+    pub(super) groups: Groups,
+    pub(super) processes: Processes,
+    pub(super) workers: BTreeMap<(u16, u16), Worker>,
+    pub(super) waiting: Waiting,
+    pub(super) configuration: Arc<Configuration>,
+    /// The one before: its workers finish what they have.
+    pub(super) previous: Option<Arc<Configuration>>,
+    pub(super) files: ConfigFiles,
+    pub(super) store: StoreLink,
+    pub(super) descriptors: StartDescriptors,
+    pub(super) instance_dir: PathBuf,
+    pub(super) parent_pid: i32,
+    pub(super) watchdog_generation: u32,
+    pub(super) loaders: PathBuf,
+    pub(super) limits: Limits,
+    pub(super) happenings: Happenings,
+    /// When everything is to be over, once that was said.
+    pub(super) stop_at: Option<Instant>,
+    pub(super) next_token: u64,
+    epoch: Instant,
+    inbox: mpsc::Receiver<Happening>,
+    events: VecDeque<Event>,
+    is_finished: bool,
+    last_look: Instant,
+    look_pause: Duration,
+}
+
+impl Agent {
+    /// Takes over what the store has.
+    pub(super) fn new(
+        channel: Arc<Channel>,
+        view: AgentView,
+        inventory: Inventory,
+        loaders: PathBuf,
+        limits: Limits,
+    ) -> io::Result<Self> {
+        let (happenings, inbox) = mpsc::channel(MAX_PENDING);
+        let configuration = Arc::new(inventory.configuration);
+        let now = Instant::now();
+        let mut agent = Self {
+            view,
+            pool: Pool::new(pool_limits(&configuration)),
+            groups: Groups::default(),
+            processes: Processes::default(),
+            workers: BTreeMap::new(),
+            waiting: Waiting::default(),
+            configuration,
+            previous: None,
+            files: inventory.files,
+            store: StoreLink::new(channel, happenings.clone())?,
+            descriptors: inventory.descriptors,
+            instance_dir: inventory.instance_dir,
+            parent_pid: inventory.parent_pid,
+            watchdog_generation: inventory.watchdog_generation,
+            loaders,
+            limits,
+            happenings,
+            stop_at: None,
+            next_token: 1,
+            epoch: now,
+            inbox,
+            events: VecDeque::new(),
+            is_finished: false,
+            last_look: now,
+            look_pause: LOOK_PAUSE.0,
+        };
+        sink::set_level(agent.configuration.global.log_level);
+        for worker in inventory.workers {
+            agent.add_worker(worker);
+        }
+        agent.adopt(inventory.processes);
+        agent
+            .view
+            .set_config_generation(agent.configuration.generation);
+        agent.settle();
+        agent.look();
+        agent.view.beat();
+        agent.store.ready(agent.configuration.generation);
+        for message in inventory.later {
+            agent.on_store(message, Vec::new());
+        }
+        agent.settle();
+        Ok(agent)
+    }
+
+    /// Runs until everything is over.
+    pub(super) async fn run(&mut self) -> io::Result<()> {
+        let doorbell = readiness::watch(Arc::new(self.descriptors.doorbell.try_clone()?))?;
+        let mut children = signal(SignalKind::child())?;
+        self.reap_strangers();
+        while !self.is_finished {
+            self.view.beat();
+            self.turn(&doorbell, &mut children).await?;
+            self.settle();
+        }
+        self.store.stopped();
+        Ok(())
+    }
+
+    /// Waits for one thing and deals with it.
+    async fn turn(
+        &mut self,
+        doorbell: &Readable<OwnedFd>,
+        children: &mut Signal,
+    ) -> io::Result<()> {
+        let quiet_until = self.last_look + self.look_pause;
+        let may_ring = Instant::now() >= quiet_until;
+        if may_ring && !self.view.sleep_begins() {
+            self.look();
+            return Ok(());
+        }
+        let next_look = if may_ring {
+            self.last_look + Duration::from_millis(self.pool.next_look_ms(self.now()))
+        } else {
+            quiet_until
+        };
+        tokio::select! {
+            happening = self.inbox.recv() => {
+                if may_ring {
+                    self.view.sleep_ends();
+                }
+                if let Some(happening) = happening {
+                    self.on_happening(happening);
+                }
+            }
+            guard = doorbell.readable(), if may_ring => {
+                self.view.sleep_ends();
+                silence(doorbell);
+                guard?.clear_ready();
+                self.look();
+            }
+            _ = children.recv() => {
+                if may_ring {
+                    self.view.sleep_ends();
+                }
+                self.reap_strangers();
+            }
+            () = tokio::time::sleep_until(next_look.into()) => {
+                if may_ring {
+                    self.view.sleep_ends();
+                    self.look();
+                } else {
+                    // Quiet time is over; hints that came in it are in the ring.
+                    self.look_at_hints();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn on_happening(&mut self, happening: Happening) {
+        match happening {
+            Happening::Store(message, fds) => self.on_store(message, fds),
+            Happening::StoreClosed => self.become_watchdog(),
+            Happening::Asked {
+                client,
+                message,
+                reply,
+            } => self.on_asked(client, message, reply),
+            Happening::Found { ticket, result } => self.on_found(ticket, result),
+            Happening::Prepared { process, result } => self.on_prepared(process, result),
+            Happening::Said { process, said } => self.on_said(process, said),
+            Happening::Exited { process } => self.on_exited(process),
+            Happening::OutputClosed { process } => self.on_output_closed(process),
+            Happening::StartTimedOut { process } => self.on_start_timed_out(process),
+            Happening::Overdue { process } => self.on_overdue(process),
+            Happening::Conclude { process } => self.conclude(process),
+        }
+    }
+
+    fn on_store(&mut self, message: ToAgent, fds: Vec<OwnedFd>) {
+        match message {
+            ToAgent::Config { generation } => self.on_config(generation, fds),
+            ToAgent::Worker {
+                slot,
+                generation,
+                pid,
+            } => {
+                self.on_worker(ClientId::new(slot, generation), pid, fds);
+            }
+            ToAgent::WorkerGone { slot, generation } => {
+                self.workers.remove(&(slot, generation));
+                // Its seats are orphans now.
+                self.look();
+            }
+            ToAgent::ChildExited { pid, status } => self.on_child_exited(pid, status),
+            ToAgent::Stop { deadline_ms } => self.on_stop(deadline_ms),
+            ToAgent::Start { .. } | ToAgent::Process { .. } | ToAgent::StoreEnd => {
+                log::error!("[BUG] the watchdog sent a part of the store after its end");
+            }
+        }
+    }
+
+    fn on_stop(&mut self, deadline_ms: u64) {
+        log::info!("ending all apps, by force after {deadline_ms} ms");
+        self.stop_at = Some(Instant::now() + Duration::from_millis(deadline_ms));
+        self.tell(Event::Stop { deadline_ms });
+        self.settle();
+        self.look();
+    }
+
+    /// Milliseconds since this agent started.
+    pub(super) fn now(&self) -> Millis {
+        Millis(u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX))
+    }
+
+    /// Notes an event for the pool; [`Agent::settle`] hands it over.
+    pub(super) fn tell(&mut self, event: Event) {
+        self.events.push_back(event);
+    }
+
+    /// Tells the pool everything that happened and does what it commands, until nothing is left.
+    pub(super) fn settle(&mut self) {
+        while let Some(event) = self.events.pop_front() {
+            log::trace!("pool: {event:?}");
+            for command in self.pool.handle(self.now(), event) {
+                log::debug!("pool: {command:?}");
+                self.obey(command);
+            }
+        }
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Spawn { group, process } => self.spawn(group, process),
+            Command::Drain { process } => self.drain(process),
+            Command::AskToStop { process } => self.with_body(process, |body| body.ask_to_stop()),
+            Command::Terminate { process } => {
+                self.with_body(process, |body| body.signal(libc::SIGTERM));
+            }
+            Command::Kill { process } => self.kill(process),
+            Command::NoteFailure { group } => {
+                if let Some(group) = self.groups.get(group) {
+                    self.view.note_spawn_failure(group.reference);
+                }
+            }
+            Command::Forget { group } => {
+                if let Some(group) = self.groups.remove(group) {
+                    log::info!(
+                        "app {} is not configured any more and forgotten",
+                        group.name
+                    );
+                    self.view.remove_group(group.reference);
+                }
+            }
+            Command::Finished => self.is_finished = true,
+        }
+    }
+
+    /// Looks at the tables and tells the pool.
+    pub(super) fn look(&mut self) {
+        while self.view.pop_hint().is_some() {}
+        let _ = self.view.hints_overflowed();
+        let observation = self.observe();
+        self.last_look = Instant::now();
+        self.tell(Event::Looked(observation));
+        let size = self.pool.size();
+        self.settle();
+        self.ask_about_orphans();
+        self.look_pause = if self.pool.size() == size {
+            (self.look_pause * 2).min(LOOK_PAUSE.1)
+        } else {
+            LOOK_PAUSE.0
+        };
+    }
+
+    /// A look, but only if somebody asked for one.
+    fn look_at_hints(&mut self) {
+        if self.view.pop_hint().is_some() || self.view.hints_overflowed() {
+            self.look();
+        } else {
+            self.look_pause = Duration::ZERO;
+        }
+    }
+}
+
+/// The pool's limits in a configuration.
+pub(super) fn pool_limits(configuration: &Configuration) -> PoolLimits {
+    let global = &configuration.global;
+    let idle = u64::from(global.pool_idle_time) * 1_000;
+    PoolLimits {
+        max_processes: global.max_pool_size,
+        idle_ms: (idle > 0).then_some(idle),
+    }
+}
+
+/// Empties the doorbell, an eventfd.
+fn silence(doorbell: &Readable<OwnedFd>) {
+    let mut count = [0; 8];
+    let fd = std::os::fd::AsRawFd::as_raw_fd(&doorbell.get_ref().as_fd());
+    // Empty already: rung and silenced before.
+    let _ = nix::unistd::read(fd, &mut count);
+}
+
+/// Starts a task that ends with what it watches; its only failure is being out of descriptors.
+pub(super) fn watch(
+    task: impl std::future::Future<Output = io::Result<()>> + Send + 'static,
+) -> tokio::task::AbortHandle {
+    let guarded = async move {
+        if let Err(e) = task.await {
+            log::error!("cannot watch a descriptor: {e}");
+        }
+    };
+    tokio::spawn(guarded).abort_handle()
+}

@@ -1,0 +1,164 @@
+//! The end of a process: out of routing, asked, signalled, reaped, its group killed, its slot free, its
+//! output read to the end.
+//!
+//! Order matters: the process group is killed while its leader is an unreaped zombie, because only then its
+//! number certainly still names it.
+
+use std::time::Duration;
+
+use super::core::Agent;
+use super::processes::{Body, Phase};
+use super::tasks::{self, Happening};
+use crate::instance;
+use crate::pool::{Event, ProcessId};
+use crate::spawn::report::Cause;
+use crate::sys::process::{self, ExitStatus};
+
+/// What a failed process printed last may take so long to arrive after its end.
+const LAST_LINES: Duration = Duration::from_millis(200);
+
+impl Agent {
+    pub(super) fn with_body(&self, id: ProcessId, act: impl FnOnce(&Body)) {
+        if let Some(body) = self
+            .processes
+            .get(id)
+            .and_then(|process| process.body.as_ref())
+        {
+            act(body);
+        }
+    }
+
+    /// No worker takes a seat of it any more.
+    pub(super) fn drain(&mut self, id: ProcessId) {
+        if let Some(process) = self.processes.get_mut(id) {
+            self.view.drain(process.reference);
+            process.is_ending = true;
+        }
+    }
+
+    /// By force.
+    pub(super) fn kill(&mut self, id: ProcessId) {
+        let Some(process) = self.processes.get_mut(id) else {
+            return;
+        };
+        process.is_ending = true;
+        match &process.body {
+            Some(body) => {
+                log::debug!("killing app process {} and its process group", body.pid);
+                body.kill_group();
+            }
+            // Still being prepared: there is nothing to kill.
+            None => self.conclude(id),
+        }
+    }
+
+    /// A pidfd says that a process has ended.
+    pub(super) fn on_exited(&mut self, id: ProcessId) {
+        let Some(process) = self.processes.get_mut(id) else {
+            return;
+        };
+        let Some(body) = process.body.as_mut().filter(|body| !body.is_reaped) else {
+            return;
+        };
+        let status = end_of(body);
+        let pid = body.pid;
+        let (reference, is_ending, is_drained) =
+            (process.reference, process.is_ending, process.is_drained);
+        let path =
+            instance::app_socket(&self.instance_dir, reference.slot(), reference.generation());
+        if let Err(e) = std::fs::remove_file(&path) {
+            log::debug!("cannot remove {}: {e}", path.display());
+        }
+        match &mut process.phase {
+            Phase::Starting(starting) => {
+                starting.has_ended = true;
+                starting.cause.get_or_insert(Cause::Ended(status));
+                if is_drained {
+                    self.conclude(id);
+                } else {
+                    let conclude = Happening::Conclude { process: id };
+                    tasks::after(LAST_LINES, self.happenings.clone(), conclude);
+                }
+            }
+            Phase::Serving => {
+                let how = status.map_or_else(|| "ended".to_owned(), |status| status.to_string());
+                let name = self
+                    .groups
+                    .get(process.group)
+                    .map_or("?", |group| &group.name);
+                if is_ending {
+                    log::info!("app {name}: process {pid} {how}");
+                } else {
+                    log::warn!("app {name}: process {pid} {how} without having been asked to");
+                }
+                self.bury(id);
+                self.tell(Event::Exited { process: id });
+            }
+            Phase::Dead { .. } => {}
+        }
+    }
+
+    pub(super) fn on_output_closed(&mut self, id: ProcessId) {
+        let Some(process) = self.processes.get_mut(id) else {
+            return;
+        };
+        process.is_drained = true;
+        match &process.phase {
+            Phase::Starting(starting) if starting.has_ended => self.conclude(id),
+            Phase::Dead { .. } => self.store.forget(process.reference),
+            Phase::Starting(_) | Phase::Serving => {}
+        }
+    }
+
+    /// The watchdog reaped a process that an earlier agent had started.
+    pub(super) fn on_child_exited(&mut self, pid: i32, status: ExitStatus) {
+        let Some(id) = self.processes.by_pid(pid) else {
+            return;
+        };
+        let body = self
+            .processes
+            .get_mut(id)
+            .and_then(|process| process.body.as_mut());
+        if let Some(body) = body.filter(|body| !body.is_child) {
+            body.exit = Some(status);
+        }
+        self.on_exited(id);
+    }
+
+    /// Reaps children that have ended: processes of ours the way they deserve, and orphaned descendants of
+    /// theirs that became ours.
+    pub(super) fn reap_strangers(&mut self) {
+        while let Ok(Some(exit)) = process::peek_any() {
+            if let Some(id) = self.processes.by_pid(exit.pid) {
+                self.on_exited(id);
+            }
+            match process::reap(exit.pid) {
+                Ok(Some(_)) => log::debug!("process {} {}", exit.pid, exit.status),
+                // Reaped above.
+                Ok(None) | Err(_) => {}
+            }
+        }
+    }
+}
+
+/// Kills what is left of its group and reaps it.
+fn end_of(body: &mut Body) -> Option<ExitStatus> {
+    let status = if body.is_child {
+        body.kill_group();
+        match body.pidfd.reap() {
+            Ok(Some(exit)) => Some(exit.status),
+            Ok(None) | Err(_) => None,
+        }
+    } else {
+        // The watchdog reaps it; by its pidfd its group can be named even after that.
+        if let Err(e) = body.pidfd.signal_group(libc::SIGKILL) {
+            log::debug!(
+                "cannot kill what is left of the group of process {}: {e}",
+                body.pid
+            );
+        }
+        body.exit
+    };
+    body.is_reaped = true;
+    status
+}

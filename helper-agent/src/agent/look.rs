@@ -1,0 +1,130 @@
+//! The tables as the pool sees them, slots that can be reused, and orphans: seats whose worker went away
+//! while the app may still be computing. Only the app can tell, so it is asked.
+
+use std::time::{Duration, Instant};
+
+use passenger_shm::STALE_GRANT;
+
+use super::core::Agent;
+use super::processes::{Phase, Question};
+use crate::pool::{LoadSeen, Observation, ProcessId, QueueSeen};
+use crate::spawn::dialogue;
+
+/// A dead process's slot is reused when no worker is in it any more, or after this: workers look at the
+/// process's state at least once a second.
+const LIMBO: Duration = Duration::from_secs(3);
+
+impl Agent {
+    /// Reads queues and seats, and does the housekeeping of the tables on the way.
+    pub(super) fn observe(&mut self) -> Observation {
+        self.view.revoke_stale_grants(STALE_GRANT);
+        self.retry_parked();
+        let mut observation = Observation::default();
+        for (id, group) in self.groups.iter() {
+            let queue = self.view.queue(group.reference);
+            let oldest_ms = u64::try_from(queue.oldest.as_millis()).unwrap_or(u64::MAX);
+            observation.queues.push((
+                id,
+                QueueSeen {
+                    waiting: queue.length,
+                    oldest_ms,
+                },
+            ));
+        }
+        let mut gone = Vec::new();
+        for (id, process) in self.processes.iter_mut() {
+            match &mut process.phase {
+                Phase::Starting(_) => {}
+                Phase::Serving => {
+                    let load = self.view.load(process.reference);
+                    let seen = LoadSeen {
+                        in_use: load.held.saturating_add(load.granted),
+                        orphans: load.orphans,
+                        takes: load.takes,
+                    };
+                    observation.loads.push((id, seen));
+                }
+                Phase::Dead { since, is_freed } => {
+                    let load = self.view.load(process.reference);
+                    if !*is_freed && (load.is_idle() || since.elapsed() >= LIMBO) {
+                        self.view.free_process(process.reference);
+                        *is_freed = true;
+                    }
+                    if *is_freed && process.is_drained {
+                        gone.push(id);
+                    }
+                }
+            }
+        }
+        for id in gone {
+            self.processes.remove(id);
+        }
+        observation
+    }
+
+    /// Asks every process with orphans which requests it executes, one question at a time.
+    pub(super) fn ask_about_orphans(&mut self) {
+        for (_, process) in self.processes.iter_mut() {
+            if !process.is_serving() || process.question.is_some() {
+                continue;
+            }
+            if self.view.load(process.reference).orphans == 0 {
+                continue;
+            }
+            let orphans = self.view.orphans(process.reference);
+            let Some(body) = &process.body else { continue };
+            let token = self.next_token;
+            self.next_token += 1;
+            if body.say(&dialogue::ask_busy(token)).is_ok() {
+                process.question = Some(Question { token, orphans });
+            }
+        }
+    }
+
+    /// Frees the orphans that the answer does not name. Numbers are zero where the protocol has none
+    /// (HTTP): then as many as the answer has may still be in execution.
+    pub(super) fn on_busy(&mut self, id: ProcessId, token: u64, numbers: &[u64]) {
+        let Some(process) = self.processes.get_mut(id) else {
+            return;
+        };
+        let Some(question) = process.question.take_if(|question| question.token == token) else {
+            return;
+        };
+        let unnamed = numbers.iter().filter(|number| **number == 0).count();
+        let mut may_free = question.orphans.len().saturating_sub(unnamed);
+        let mut freed = 0;
+        for orphan in &question.orphans {
+            if may_free > 0 && !numbers.contains(&orphan.number) {
+                may_free -= 1;
+                freed += u32::from(self.view.free_orphan(process.reference, orphan));
+            }
+        }
+        if freed > 0 {
+            log::debug!(
+                "app process {} finished {freed} abandoned requests",
+                process.pid()
+            );
+            if let Some(group) = self.groups.get(process.group) {
+                self.view.wake_waiters(group.reference, freed);
+            }
+        }
+    }
+
+    /// Marks a process dead in the tables; its slot is freed by a later look.
+    pub(super) fn bury(&mut self, id: ProcessId) {
+        let Some(process) = self.processes.get_mut(id) else {
+            return;
+        };
+        self.view.dead(process.reference);
+        process.phase = Phase::Dead {
+            since: Instant::now(),
+            is_freed: false,
+        };
+        process.question = None;
+        if process.body.is_none() {
+            process.is_drained = true;
+        } else if process.is_drained {
+            self.store.forget(process.reference);
+        }
+    }
+}

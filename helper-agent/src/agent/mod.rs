@@ -1,0 +1,39 @@
+//! The helper agent: the rim around the pure pool. It reads channels, tables, sockets and clocks, tells the
+//! pool what happened, and does what the pool commands. One thread; work that may block on files of apps'
+//! users or on the name service is done by a few helper threads.
+//!
+//! ```text
+//!  store channel ─┐                                            ┌─► routes (groups, processes)
+//!  workers ───────┤                                            ├─► spawn (shim, loader)
+//!  control lines ─┼─► Happening ─► Agent ─► Event ─► pool ─► Command ─► signals, control lines
+//!  pidfds, pipes ─┤       ▲                                    └─► store channel
+//!  doorbell, 1 s ─┴► look ┘
+//! ```
+//!
+//! | file | owns |
+//! |---|---|
+//! | `start` | from `exec` to the loop: reading the store |
+//! | `core` | the loop, when to look, what each happening leads to |
+//! | `look` | the tables as the pool sees them; orphans |
+//! | `groups`, `registration`, `reconfigure` | which apps there are |
+//! | `processes`, `tasks` | app processes that exist, and what watches them |
+//! | `spawning`, `ending` | the beginning and the end of a process |
+//! | `adopt` | taking over what an earlier agent left |
+//! | `workers` | connections of httpd's children |
+//! | `store_link` | what the watchdog is told; becoming the watchdog |
+
+mod adopt;
+mod core;
+mod ending;
+mod groups;
+mod look;
+mod processes;
+mod reconfigure;
+mod registration;
+mod spawning;
+mod start;
+mod store_link;
+mod tasks;
+mod workers;
+
+pub use start::main;

@@ -1,0 +1,208 @@
+//! App processes as the rim has them: from the wish to start one until it is reaped, its slot is free and
+//! its output is read to the end.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use passenger_shm::{Orphan, ProcessRef};
+use tokio::task::AbortHandle;
+
+use super::tasks::SharedTail;
+use crate::pool::{GroupId, ProcessId};
+use crate::spawn::dialogue;
+use crate::spawn::report::{Cause, Story};
+use crate::sys::pidfd::{self, Pidfd};
+use crate::sys::process::ExitStatus;
+
+/// One app process.
+#[derive(Debug)]
+pub(super) struct Process {
+    pub(super) group: GroupId,
+    pub(super) reference: ProcessRef,
+    pub(super) code_generation: u32,
+    pub(super) phase: Phase,
+    /// What there is of it; `None` while its start is prepared.
+    pub(super) body: Option<Body>,
+    /// A question about orphans that it has not answered.
+    pub(super) question: Option<Question>,
+    /// Whether the pool wants it to end.
+    pub(super) is_ending: bool,
+    /// Whether its output is read to the end.
+    pub(super) is_drained: bool,
+}
+
+/// Where it is in its life, as the rim sees it.
+#[derive(Debug)]
+pub(super) enum Phase {
+    /// Not ready yet.
+    Starting(Box<Starting>),
+    /// Takes requests, or ends.
+    Serving,
+    /// Reaped.
+    Dead {
+        /// Since when.
+        since: Instant,
+        /// Whether its slot in `routes` is free again.
+        is_freed: bool,
+    },
+}
+
+/// What is known of a process that starts.
+#[derive(Debug)]
+pub(super) struct Starting {
+    pub(super) story: Story,
+    pub(super) cause: Option<Cause>,
+    pub(super) tail: SharedTail,
+    pub(super) deadline: AbortHandle,
+    pub(super) timeout: Duration,
+    pub(super) uid: u32,
+    pub(super) forced_concurrency: Option<u32>,
+    pub(super) began: Instant,
+    /// Set when it ended; the report waits a moment for the rest of its output.
+    pub(super) has_ended: bool,
+}
+
+/// Descriptors and tasks of a process that exists.
+#[derive(Debug)]
+pub(super) struct Body {
+    pub(super) pid: i32,
+    pub(super) pidfd: Arc<Pidfd>,
+    pub(super) output: Arc<OwnedFd>,
+    pub(super) control: Arc<UnixStream>,
+    /// Whether it was started by this agent, which then is the one to reap it.
+    pub(super) is_child: bool,
+    /// Whether it has ended and its PID may name somebody else.
+    pub(super) is_reaped: bool,
+    /// How it ended, when the watchdog reaped it.
+    pub(super) exit: Option<ExitStatus>,
+    pub(super) tasks: Vec<AbortHandle>,
+}
+
+/// "Which requests are you executing?"
+#[derive(Debug)]
+pub(super) struct Question {
+    pub(super) token: u64,
+    /// The orphans there were when it was asked: only these can be freed by the answer.
+    pub(super) orphans: Vec<Orphan>,
+}
+
+impl Body {
+    /// Says a line on the control socket. Never blocks: who does not read its lines is ended by signals.
+    pub(super) fn say(&self, line: &str) -> io::Result<()> {
+        let sent = self.control.as_ref().write(line.as_bytes())?;
+        if sent < line.len() {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        Ok(())
+    }
+
+    /// Ends what it was sent to finish, then itself.
+    pub(super) fn ask_to_stop(&self) {
+        if let Err(e) = self.say(dialogue::stop()) {
+            log::debug!("app process {} cannot be asked to stop: {e}", self.pid);
+        }
+    }
+
+    /// Sends a signal to the process alone.
+    pub(super) fn signal(&self, signal: i32) {
+        if let Err(e) = self.pidfd.signal(signal) {
+            log::error!(
+                "cannot send signal {signal} to app process {}: {e}",
+                self.pid
+            );
+        }
+    }
+
+    /// SIGKILL to its process group. Only while it is unreaped: by its number if it is our child, by its
+    /// pidfd otherwise.
+    pub(super) fn kill_group(&self) {
+        if self.is_child && self.is_reaped {
+            return;
+        }
+        let result = if self.is_child {
+            pidfd::signal_group_of_child(self.pid, libc::SIGKILL)
+        } else {
+            let group = self.pidfd.signal_group(libc::SIGKILL);
+            group.or_else(|_| self.pidfd.signal(libc::SIGKILL))
+        };
+        if let Err(e) = result {
+            log::error!(
+                "cannot kill the process group of app process {}: {e}",
+                self.pid
+            );
+        }
+    }
+}
+
+impl Drop for Body {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
+}
+
+impl Process {
+    pub(super) fn starting(&mut self) -> Option<&mut Starting> {
+        match &mut self.phase {
+            Phase::Starting(starting) => Some(starting),
+            Phase::Serving | Phase::Dead { .. } => None,
+        }
+    }
+
+    pub(super) fn is_serving(&self) -> bool {
+        matches!(self.phase, Phase::Serving)
+    }
+
+    pub(super) fn pid(&self) -> i32 {
+        self.body.as_ref().map_or(0, |body| body.pid)
+    }
+}
+
+/// All of them.
+#[derive(Debug, Default)]
+pub(super) struct Processes {
+    entries: BTreeMap<ProcessId, Process>,
+}
+
+impl Processes {
+    pub(super) fn insert(&mut self, id: ProcessId, process: Process) {
+        self.entries.insert(id, process);
+    }
+
+    pub(super) fn remove(&mut self, id: ProcessId) -> Option<Process> {
+        self.entries.remove(&id)
+    }
+
+    pub(super) fn get(&self, id: ProcessId) -> Option<&Process> {
+        self.entries.get(&id)
+    }
+
+    pub(super) fn get_mut(&mut self, id: ProcessId) -> Option<&mut Process> {
+        self.entries.get_mut(&id)
+    }
+
+    pub(super) fn by_pid(&self, pid: i32) -> Option<ProcessId> {
+        let is_it = |p: &Process| {
+            p.body
+                .as_ref()
+                .is_some_and(|b| b.pid == pid && !b.is_reaped)
+        };
+        self.entries
+            .iter()
+            .find(|(_, p)| is_it(p))
+            .map(|(id, _)| *id)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (ProcessId, &Process)> {
+        self.entries.iter().map(|(id, process)| (*id, process))
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (ProcessId, &mut Process)> {
+        self.entries.iter_mut().map(|(id, process)| (*id, process))
+    }
+}

@@ -1,0 +1,372 @@
+//! The beginning of a process: reserved slot, order, shim, dialogue, until it is published or a report says
+//! why it is not. The deadline covers all of it.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use passenger_shm::{ProcessParams, Protocol};
+
+use super::core::{watch, Agent};
+use super::processes::{Body, Phase, Process, Starting};
+use super::tasks::{self, Happening};
+use crate::instance;
+use crate::output::LineDrain;
+use crate::pool::{Event, GroupId, ProcessId};
+use crate::spawn::dialogue::{self, Said, Speaks};
+use crate::spawn::launch::{self, Launched};
+use crate::spawn::prepare::{self, Prepared};
+use crate::spawn::report::{self, Cause, Story, Tail};
+use crate::sys::process::{effective_uid, random_bytes};
+
+/// A process that said why it failed exits by itself; it is given so long.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+impl Agent {
+    /// Begins a start. Whatever becomes of it is an event for the pool.
+    pub(super) fn spawn(&mut self, group_id: GroupId, id: ProcessId) {
+        let Some(group) = self.groups.get(group_id) else {
+            self.tell(Event::SpawnFailed { process: id });
+            return;
+        };
+        let reference = match self.view.reserve_process(group.reference) {
+            Ok(reference) => reference,
+            Err(e) => {
+                log::error!("no room for another process of app {}: {e}", group.name);
+                self.tell(Event::SpawnFailed { process: id });
+                return;
+            }
+        };
+        let timeout = group.options.start_timeout();
+        let timed_out = Happening::StartTimedOut { process: id };
+        let starting = Starting {
+            story: Story::default(),
+            cause: None,
+            tail: Arc::new(Mutex::new(Some(Tail::default()))),
+            deadline: tasks::after(timeout, self.happenings.clone(), timed_out),
+            timeout,
+            uid: effective_uid(),
+            forced_concurrency: None,
+            began: Instant::now(),
+            has_ended: false,
+        };
+        let process = Process {
+            group: group_id,
+            reference,
+            code_generation: group.code_generation,
+            phase: Phase::Starting(Box::new(starting)),
+            body: None,
+            question: None,
+            is_ending: false,
+            is_drained: false,
+        };
+        let configuration = Arc::clone(&group.configuration);
+        let registration = group.registration.clone();
+        self.processes.insert(id, process);
+        let Some(registration) = registration else {
+            let text = "the configuration does not name it any more".to_owned();
+            self.fail_start(id, Cause::NotBegun(text));
+            return;
+        };
+        let (out, loaders) = (self.happenings.clone(), self.loaders.clone());
+        tokio::task::spawn_blocking(move || {
+            let result = prepare::prepare(&configuration, &registration, &loaders).map(Box::new);
+            let _ = out.blocking_send(Happening::Prepared {
+                process: id,
+                result,
+            });
+        });
+    }
+
+    pub(super) fn on_prepared(&mut self, id: ProcessId, result: Result<Box<Prepared>, String>) {
+        let is_awaited = self
+            .processes
+            .get_mut(id)
+            .is_some_and(|process| process.body.is_none() && process.starting().is_some());
+        if !is_awaited {
+            return;
+        }
+        let launched = result.and_then(|prepared| self.launch(id, &prepared));
+        if let Err(text) = launched {
+            self.fail_start(id, Cause::NotBegun(text));
+        }
+    }
+
+    /// Everything between fork and `go`.
+    fn launch(&mut self, id: ProcessId, prepared: &Prepared) -> Result<(), String> {
+        let apache = (effective_uid() == 0).then_some(self.configuration.apache.uid);
+        let Some(process) = self.processes.get_mut(id) else {
+            return Ok(());
+        };
+        let reference = process.reference;
+        let path =
+            instance::app_socket(&self.instance_dir, reference.slot(), reference.generation());
+        let Some(starting) = process.starting() else {
+            return Ok(());
+        };
+        starting.uid = prepared.uid;
+        starting.forced_concurrency = prepared.forced_concurrency;
+        for (key, value) in &prepared.facts {
+            starting.story.fact(*key, value);
+        }
+        let tail = Arc::clone(&starting.tail);
+        let listener = launch::bind(&path, apache)
+            .map_err(|e| format!("cannot make its request socket {}: {e}", path.display()))?;
+        let image = self.descriptors.agent_image.as_fd();
+        let launched = launch::launch(image, &prepared.order, listener, self.limits)
+            .map_err(|e| format!("cannot start a process: {e}"))?;
+        log::debug!(
+            "process {} starts: {}",
+            launched.pid,
+            prepared.order.command()
+        );
+        let body = self.watch_body(id, launched, &tail);
+        let deposited = self.store.deposit(
+            reference,
+            body.pid,
+            [
+                body.pidfd.as_fd(),
+                body.output.as_fd(),
+                body.control.as_fd(),
+            ],
+        );
+        // Only who is in the store may go on: a successor must know every process there is.
+        let gone = match deposited {
+            Ok(()) => body.say(dialogue::go()),
+            Err(e) => {
+                body.kill_group();
+                log::error!("cannot put process {} into the store: {e}", body.pid);
+                Ok(())
+            }
+        };
+        if let Err(e) = gone {
+            log::debug!("process {} ended before it began: {e}", body.pid);
+        }
+        if let Some(process) = self.processes.get_mut(id) {
+            process.body = Some(body);
+        }
+        Ok(())
+    }
+
+    /// Gives a process its watchers.
+    fn watch_body(&self, id: ProcessId, launched: Launched, tail: &tasks::SharedTail) -> Body {
+        let Launched {
+            pid,
+            pidfd,
+            output,
+            control,
+        } = launched;
+        let parts = (Arc::new(pidfd), Arc::new(output), Arc::new(control));
+        let mut body = self.body(id, pid, parts, tail);
+        body.is_child = true;
+        body
+    }
+
+    /// The body of a process that exists, with its watchers; not (known to be) our child.
+    pub(super) fn body(
+        &self,
+        id: ProcessId,
+        pid: i32,
+        (pidfd, output, control): (
+            Arc<crate::sys::pidfd::Pidfd>,
+            Arc<OwnedFd>,
+            Arc<std::os::unix::net::UnixStream>,
+        ),
+        tail: &tasks::SharedTail,
+    ) -> Body {
+        let drain = if self.configuration.global.disable_log_prefix {
+            LineDrain::new("")
+        } else {
+            LineDrain::for_app(pid)
+        };
+        let out = || self.happenings.clone();
+        let tasks = vec![
+            watch(tasks::output(
+                id,
+                Arc::clone(&output),
+                drain,
+                Arc::clone(tail),
+                out(),
+            )),
+            watch(tasks::control(id, Arc::clone(&control), out())),
+            watch(tasks::exit(id, Arc::clone(&pidfd), out())),
+        ];
+        Body {
+            pid,
+            pidfd,
+            output,
+            control,
+            is_child: false,
+            is_reaped: false,
+            exit: None,
+            tasks,
+        }
+    }
+
+    pub(super) fn on_said(&mut self, id: ProcessId, said: Result<Said, String>) {
+        let Some(process) = self.processes.get_mut(id) else {
+            return;
+        };
+        let pid = process.pid();
+        let starting = process.starting();
+        match (said, starting) {
+            (Ok(Said::Step(step)), Some(starting)) => starting.story.began(step),
+            (Ok(Said::Info(key, value)), Some(starting)) => starting.story.fact(key, value),
+            (Ok(Said::Error(step, text)), Some(starting)) => {
+                starting.cause.get_or_insert(Cause::Said { step, text });
+                let overdue = Happening::Overdue { process: id };
+                tasks::after(LAST_WORDS, self.happenings.clone(), overdue);
+            }
+            (
+                Ok(Said::Ready {
+                    concurrency,
+                    speaks,
+                }),
+                Some(starting),
+            ) => {
+                if starting.cause.is_none() {
+                    self.publish(id, concurrency, speaks);
+                }
+            }
+            (Err(text), Some(starting)) => {
+                starting.cause.get_or_insert(Cause::Misspoke(text));
+                self.with_body(id, |body| body.kill_group());
+            }
+            (Ok(Said::Busy { token, numbers }), None) => self.on_busy(id, token, &numbers),
+            (Ok(Said::Leave), None) => self.tell(Event::LeaveAsked { process: id }),
+            (Err(text), None) => {
+                log::error!("app process {pid} {text}; it is replaced");
+                self.tell(Event::LeaveAsked { process: id });
+            }
+            (Ok(Said::Error(step, text)), None) => {
+                log::warn!("app process {pid} reports a failure of step {step}: {text}");
+            }
+            (Ok(said), _) => log::debug!("app process {pid} said out of turn: {said:?}"),
+        }
+    }
+
+    /// It is ready: workers may use it.
+    fn publish(&mut self, id: ProcessId, concurrency: u32, speaks: Speaks) {
+        let Some(process) = self.processes.get_mut(id) else {
+            return;
+        };
+        let (pid, reference, group_id) = (process.pid(), process.reference, process.group);
+        let code_generation = process.code_generation;
+        let Some(starting) = process.starting() else {
+            return;
+        };
+        starting.deadline.abort();
+        *starting.tail.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        let concurrency = starting.forced_concurrency.unwrap_or(concurrency);
+        let params = ProcessParams {
+            pid,
+            uid: starting.uid,
+            concurrency,
+            protocol: match speaks {
+                Speaks::Binary => Protocol::Binary,
+                Speaks::Http => Protocol::Http,
+            },
+            code_generation,
+        };
+        let took = starting.began.elapsed();
+        process.phase = Phase::Serving;
+        self.view.publish(reference, &params);
+        if let Some(group) = self.groups.get_mut(group_id) {
+            group.failure = None;
+            log::info!(
+                "app {}: process {pid} is ready after {} ms",
+                group.name,
+                took.as_millis()
+            );
+        }
+        self.tell(Event::SpawnReady {
+            process: id,
+            concurrency,
+        });
+    }
+
+    pub(super) fn on_start_timed_out(&mut self, id: ProcessId) {
+        let Some(process) = self.processes.get_mut(id) else {
+            return;
+        };
+        let has_body = process.body.is_some();
+        let Some(starting) = process.starting() else {
+            return;
+        };
+        let timeout = starting.timeout;
+        let cause = starting
+            .cause
+            .get_or_insert(Cause::TimedOut(timeout))
+            .clone();
+        if has_body {
+            self.with_body(id, |body| body.kill_group());
+        } else {
+            self.fail_start(id, cause);
+        }
+    }
+
+    pub(super) fn on_overdue(&mut self, id: ProcessId) {
+        let is_starting = self
+            .processes
+            .get_mut(id)
+            .is_some_and(|p| p.starting().is_some());
+        if is_starting {
+            self.with_body(id, |body| body.kill_group());
+        }
+    }
+
+    /// A start that has no process (any more) has failed.
+    fn fail_start(&mut self, id: ProcessId, cause: Cause) {
+        if let Some(starting) = self.processes.get_mut(id).and_then(Process::starting) {
+            starting.cause.get_or_insert(cause);
+            self.conclude(id);
+        }
+    }
+
+    /// Writes the report of a failed start and tells everybody. A second call does nothing.
+    pub(super) fn conclude(&mut self, id: ProcessId) {
+        let Some(process) = self.processes.get_mut(id) else {
+            return;
+        };
+        let group_id = process.group;
+        let Some(starting) = process.starting() else {
+            return;
+        };
+        starting.deadline.abort();
+        let cause = starting.cause.take().unwrap_or(Cause::Ended(None));
+        let tail = starting
+            .tail
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let story = std::mem::take(&mut starting.story);
+        let output = tail.map(|tail| tail.text()).unwrap_or_default();
+        let is_stopping = self.stop_at.is_some();
+        if let Some(group) = self.groups.get_mut(group_id) {
+            let friendly = group.options.is_friendly();
+            let failure =
+                report::failure(error_id(), &group.name, &cause, &story, &output, friendly);
+            if is_stopping {
+                log::debug!("{}", failure.summary);
+            } else {
+                log::error!(
+                    "{} (error {}). {}",
+                    failure.summary,
+                    failure.id,
+                    failure.advice
+                );
+            }
+            group.failure = Some(failure);
+        }
+        self.bury(id);
+        self.tell(Event::SpawnFailed { process: id });
+    }
+}
+
+/// Short, and unlikely to be twice in a log.
+fn error_id() -> String {
+    let mut bytes = [0; 4];
+    // Without random numbers the id is a zero that still leads to the right lines by their time.
+    let _ = random_bytes(&mut bytes);
+    format!("{:08x}", u32::from_ne_bytes(bytes))
+}

@@ -1,0 +1,140 @@
+//! What the watchdog is told, and becoming it when it is gone.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use passenger_shm::channel::Channel;
+use passenger_shm::{ClientId, ProcessRef};
+
+use super::core::{watch, Agent};
+use super::tasks::{self, Happenings};
+use crate::store::ToWatchdog;
+use crate::watchdog::takeover::{self, HandOver, HeldProcess, HeldWorker};
+
+/// How long a watchdog may take to read before it counts as gone.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Our end of the store channel.
+#[derive(Debug)]
+pub(super) struct StoreLink {
+    channel: Arc<Channel>,
+    was_ready: bool,
+}
+
+impl StoreLink {
+    pub(super) fn new(channel: Arc<Channel>, out: Happenings) -> io::Result<Self> {
+        channel.set_nonblocking(true)?;
+        watch(tasks::store(Arc::clone(&channel), out));
+        Ok(Self {
+            channel,
+            was_ready: false,
+        })
+    }
+
+    /// Sends, waiting briefly if the watchdog is behind: it does nothing that takes long.
+    fn send(&self, message: &ToWatchdog, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            match self.channel.send(message, fds) {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock && Instant::now() < until => {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                sent => return sent,
+            }
+        }
+    }
+
+    /// As [`StoreLink::send`], for what its end of file tells as well.
+    fn send_or_log(&self, message: &ToWatchdog) {
+        if let Err(e) = self.send(message, &[]) {
+            log::error!("cannot tell the watchdog {message:?}: {e}");
+        }
+    }
+
+    pub(super) fn ready(&mut self, generation: u64) {
+        self.send_or_log(&ToWatchdog::Ready { generation });
+        self.was_ready = true;
+    }
+
+    pub(super) fn config_refused(&self, generation: u64, message: String) {
+        self.send_or_log(&ToWatchdog::ConfigRefused {
+            generation,
+            message,
+        });
+    }
+
+    /// Puts a process's descriptors in the store: pidfd, output, control socket.
+    pub(super) fn deposit(
+        &self,
+        process: ProcessRef,
+        pid: i32,
+        fds: [BorrowedFd<'_>; 3],
+    ) -> io::Result<()> {
+        let (slot, generation) = (process.slot(), process.generation());
+        self.send(
+            &ToWatchdog::Process {
+                slot,
+                generation,
+                pid,
+            },
+            &fds,
+        )
+    }
+
+    pub(super) fn forget(&self, process: ProcessRef) {
+        let (slot, generation) = (process.slot(), process.generation());
+        self.send_or_log(&ToWatchdog::Forget { slot, generation });
+    }
+
+    pub(super) fn stopped(&self) {
+        self.send_or_log(&ToWatchdog::Stopped);
+    }
+}
+
+impl Agent {
+    /// The watchdog is gone. PID, children and descriptors stay; the program becomes the watchdog's.
+    pub(super) fn become_watchdog(&mut self) -> ! {
+        let workers = self
+            .workers
+            .iter()
+            .map(|((slot, generation), worker)| HeldWorker {
+                client: ClientId::new(*slot, *generation),
+                pid: worker.pid,
+                connection: worker.connection.as_fd(),
+                pidfd: worker.pidfd.as_fd(),
+            });
+        let processes = self.processes.iter().filter_map(|(_, process)| {
+            let body = process.body.as_ref()?;
+            Some(HeldProcess {
+                slot: process.reference.slot(),
+                generation: process.reference.generation(),
+                pid: body.pid,
+                pidfd: body.pidfd.as_fd(),
+                output: body.output.as_fd(),
+                control: body.control.as_fd(),
+            })
+        });
+        let stop_in_ms = self.stop_at.map(|at| {
+            let left = at.saturating_duration_since(Instant::now());
+            u64::try_from(left.as_millis()).unwrap_or(u64::MAX)
+        });
+        takeover::hand_over(&HandOver {
+            instance_dir: &self.instance_dir.to_string_lossy(),
+            parent_pid: self.parent_pid,
+            watchdog_generation: self.watchdog_generation,
+            descriptors: &self.descriptors,
+            config: (
+                self.configuration.generation,
+                self.files.document.as_fd(),
+                self.files.log.as_fd(),
+            ),
+            workers: workers.collect(),
+            processes: processes.collect(),
+            was_ready: self.store.was_ready,
+            nofile: self.limits.nofile,
+            stop_in_ms,
+        })
+    }
+}

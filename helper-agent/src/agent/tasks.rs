@@ -1,0 +1,261 @@
+//! The tasks that watch descriptors and turn what they see into [`Happening`]s: store channel, worker
+//! connections, control sockets, pidfds, output pipes. They own no decision; each ends with its descriptor.
+
+use std::cell::RefCell;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use passenger_shm::channel::Channel;
+use passenger_shm::messages::{FromWorker, ToWorker};
+use passenger_shm::ClientId;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::config::Application;
+use crate::log as sink;
+use crate::output::{Drained, LineDrain, Scratch, STALE};
+use crate::pool::ProcessId;
+use crate::spawn::dialogue::{self, Lines, Said};
+use crate::spawn::prepare::Prepared;
+use crate::spawn::report::Tail;
+use crate::store::ToAgent;
+use crate::sys::pidfd::Pidfd;
+use crate::sys::readiness::watch;
+
+/// Something the loop must hear of.
+#[derive(Debug)]
+pub(super) enum Happening {
+    /// The watchdog said something.
+    Store(ToAgent, Vec<OwnedFd>),
+    /// The watchdog is gone.
+    StoreClosed,
+    /// A worker asks.
+    Asked {
+        client: ClientId,
+        message: FromWorker,
+        reply: oneshot::Sender<ToWorker>,
+    },
+    /// What a worker's registration means was found out.
+    Found {
+        ticket: u64,
+        result: Result<Box<Application>, String>,
+    },
+    /// A start may begin, or may not.
+    Prepared {
+        process: ProcessId,
+        result: Result<Box<Prepared>, String>,
+    },
+    /// A process said a line.
+    Said {
+        process: ProcessId,
+        said: Result<Said, String>,
+    },
+    /// A process has ended.
+    Exited { process: ProcessId },
+    /// A process's output is read to its end.
+    OutputClosed { process: ProcessId },
+    /// A start took too long.
+    StartTimedOut { process: ProcessId },
+    /// A process that failed had its time to leave.
+    Overdue { process: ProcessId },
+    /// What a failed process printed has had its time to arrive.
+    Conclude { process: ProcessId },
+}
+
+/// Where happenings go.
+pub(super) type Happenings = mpsc::Sender<Happening>;
+
+/// Delivers `happening` after `delay`.
+pub(super) fn after(
+    delay: Duration,
+    out: Happenings,
+    happening: Happening,
+) -> tokio::task::AbortHandle {
+    let task = tokio::spawn(async move {
+        tokio::time::sleep(delay).await;
+        let _ = out.send(happening).await;
+    });
+    task.abort_handle()
+}
+
+/// Reads the store channel to its end.
+pub(super) async fn store(channel: Arc<Channel>, out: Happenings) -> io::Result<()> {
+    let fd = watch(channel)?;
+    loop {
+        let mut guard = fd.readable().await?;
+        match guard.try_io(|fd| fd.get_ref().get().recv::<ToAgent>()) {
+            Err(_would_block) => {}
+            Ok(Ok(Some(received))) => {
+                let _ = out
+                    .send(Happening::Store(received.message, received.fds))
+                    .await;
+            }
+            Ok(Err(e)) if e.kind() == io::ErrorKind::InvalidData => {
+                log::error!("[BUG] the watchdog sent what is not a message: {e}");
+            }
+            Ok(Ok(None) | Err(_)) => {
+                let _ = out.send(Happening::StoreClosed).await;
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Questions that a worker may ask in a burst.
+const WORKER_BURST: u32 = 200;
+/// Pause for each question beyond.
+const WORKER_PAUSE: Duration = Duration::from_millis(20);
+
+/// Answers one worker's questions, one after the other. Ends when the worker closes its end or sends what
+/// is not a message: it counts as hostile, and there is nothing more to say to it.
+pub(super) async fn worker(
+    client: ClientId,
+    pid: i32,
+    channel: Arc<Channel>,
+    out: Happenings,
+) -> io::Result<()> {
+    let fd = watch(Arc::clone(&channel))?;
+    let mut asked = 0;
+    loop {
+        let mut guard = fd.readable().await?;
+        let message = match guard.try_io(|fd| fd.get_ref().get().recv::<FromWorker>()) {
+            Err(_would_block) => continue,
+            Ok(Ok(Some(received))) => received.message,
+            Ok(Ok(None)) => return Ok(()),
+            Ok(Err(e)) => {
+                log::warn!("httpd worker {pid} is not heard any more: {e}");
+                return Ok(());
+            }
+        };
+        asked += 1;
+        if asked > WORKER_BURST {
+            tokio::time::sleep(WORKER_PAUSE).await;
+        }
+        let (reply, answer) = oneshot::channel();
+        let _ = out
+            .send(Happening::Asked {
+                client,
+                message,
+                reply,
+            })
+            .await;
+        let Ok(answer) = answer.await else { continue };
+        if let Err(e) = channel.send(&answer, &[]) {
+            log::warn!("httpd worker {pid} does not read its answers: {e}");
+            return Ok(());
+        }
+    }
+}
+
+/// Reads a process's control socket until it ends or breaks the protocol.
+pub(super) async fn control(
+    process: ProcessId,
+    socket: Arc<UnixStream>,
+    out: Happenings,
+) -> io::Result<()> {
+    let fd = watch(socket)?;
+    let mut lines = Lines::default();
+    loop {
+        let mut guard = fd.readable().await?;
+        let mut buffer = [0; 2048];
+        let Ok(read) = guard.try_io(|fd| fd.get_ref().get().read(&mut buffer)) else {
+            continue;
+        };
+        let length = match read {
+            Ok(0) | Err(_) => return Ok(()),
+            Ok(length) => length,
+        };
+        let complete = match lines.push(&buffer[..length]) {
+            Ok(complete) => complete,
+            Err(text) => {
+                let _ = out
+                    .send(Happening::Said {
+                        process,
+                        said: Err(text),
+                    })
+                    .await;
+                return Ok(());
+            }
+        };
+        for line in complete {
+            let said = dialogue::parse(&line);
+            let is_broken = said.is_err();
+            let _ = out.send(Happening::Said { process, said }).await;
+            if is_broken {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Waits for a process's end.
+pub(super) async fn exit(process: ProcessId, pidfd: Arc<Pidfd>, out: Happenings) -> io::Result<()> {
+    let fd = watch(pidfd)?;
+    let _ = fd.readable().await?;
+    let _ = out.send(Happening::Exited { process }).await;
+    Ok(())
+}
+
+/// The last lines of a process that is starting; `None` once it is ready.
+pub(super) type SharedTail = Arc<Mutex<Option<Tail>>>;
+
+thread_local! {
+    /// All drains share one pipe and buffer; it is empty between calls.
+    static SCRATCH: RefCell<Option<Scratch>> = const { RefCell::new(None) };
+}
+
+/// Reads a process's output to its end, into the log and, while it starts, into `tail`.
+pub(super) async fn output(
+    process: ProcessId,
+    pipe: Arc<OwnedFd>,
+    mut drain: LineDrain,
+    tail: SharedTail,
+    out: Happenings,
+) -> io::Result<()> {
+    let fd = watch(Arc::clone(&pipe))?;
+    loop {
+        match drain_once(&mut drain, &pipe, &tail) {
+            Ok(Drained::More) => {
+                tokio::task::yield_now().await;
+                continue;
+            }
+            Ok(Drained::Waiting) => {}
+            Ok(Drained::Closed) => break,
+            Err(e) => {
+                log::error!("cannot read the output of an app: {e}");
+                break;
+            }
+        }
+        let patience = if drain.has_unfinished_line() {
+            STALE
+        } else {
+            Duration::MAX
+        };
+        if let Ok(guard) = tokio::time::timeout(patience, fd.readable()).await {
+            // The next edge counts: an unfinished line keeps the pipe readable.
+            guard?.clear_ready();
+        }
+    }
+    let _ = out.send(Happening::OutputClosed { process }).await;
+    Ok(())
+}
+
+fn drain_once(drain: &mut LineDrain, pipe: &OwnedFd, tail: &SharedTail) -> io::Result<Drained> {
+    SCRATCH.with_borrow_mut(|scratch| {
+        if scratch.is_none() {
+            *scratch = Some(Scratch::new()?);
+        }
+        let Some(scratch) = scratch else {
+            return Ok(Drained::Waiting);
+        };
+        drain.drain(pipe.as_fd(), scratch, &mut |line| {
+            // A full disk must not stop the app; there is nobody to tell.
+            let _ = sink::app_output(line);
+            if let Some(tail) = &mut *tail.lock().unwrap_or_else(PoisonError::into_inner) {
+                tail.push(line);
+            }
+        })
+    })
+}
