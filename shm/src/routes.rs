@@ -226,7 +226,7 @@ impl Routes {
                 process: ProcessRef::new(u32::try_from(index).ok()?, word.generation()),
                 group: GroupRef::new(word.group(), group_generation),
                 state: word.state()?,
-                pid: slot.pid.load(Ordering::Relaxed).cast_signed(),
+                pid: i32::from_ne_bytes(slot.pid.load(Ordering::Relaxed).to_ne_bytes()),
                 uid: slot.uid.load(Ordering::Relaxed),
                 concurrency: slot.concurrency.load(Ordering::Relaxed),
                 protocol: word.protocol(),

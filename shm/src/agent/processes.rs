@@ -168,8 +168,10 @@ impl AgentView {
 
 fn set_params(slot: &ProcessSlot, params: &ProcessParams, started_ms: u64) {
     // Relaxed: published by the word.
-    slot.pid
-        .store(params.pid.cast_unsigned(), Ordering::Relaxed);
+    slot.pid.store(
+        u32::from_ne_bytes(params.pid.to_ne_bytes()),
+        Ordering::Relaxed,
+    );
     slot.uid.store(params.uid, Ordering::Relaxed);
     slot.concurrency
         .store(params.concurrency, Ordering::Relaxed);

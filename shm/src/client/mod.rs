@@ -90,6 +90,14 @@ struct Choice<'a> {
     seat: Option<(u16, SeatWord)>,
 }
 
+/// What a scan sees of one process with room.
+struct Room {
+    busy: u32,
+    has_orphans: bool,
+    /// `None` if it counts instead.
+    seat: Option<(u16, SeatWord)>,
+}
+
 /// The end of an attempt to take what was chosen.
 enum Seized<'a> {
     Seat(Seat<'a>),
@@ -186,15 +194,16 @@ impl Client {
             .load(Ordering::Relaxed);
         let mut best: Option<(u32, Choice<'_>)> = None;
         for member in self.tables().members(group, self.start()) {
-            let Some((busy, orphans, seat)) = self.room(&member) else {
+            let Some(room) = self.room(&member) else {
                 continue;
             };
             let name = ProcessRef::new(index_u32(member.index), member.word.generation());
             let score = u32::from(avoid == Some(name)) << 31
-                | u32::from(orphans) << 30
+                | u32::from(room.has_orphans) << 30
                 | u32::from(member.code_generation() != newest) << 29
-                | busy.min((1 << 29) - 1);
+                | room.busy.min((1 << 29) - 1);
             if best.as_ref().is_none_or(|(least, _)| score < *least) {
+                let seat = room.seat;
                 best = Some((score, Choice { member, seat }));
                 if score == 0 {
                     break;
@@ -204,17 +213,22 @@ impl Client {
         best.map(|(_, choice)| choice)
     }
 
-    /// How busy a process is, whether it has orphans, and its first free seat; `None` if it has no room.
-    fn room(&self, member: &Member<'_>) -> Option<(u32, bool, Option<(u16, SeatWord)>)> {
+    /// What a process has to offer; `None` if it has no room.
+    fn room(&self, member: &Member<'_>) -> Option<Room> {
         if member.word.is_unlimited() {
-            let busy = self
-                .tables()
-                .traffic
-                .total(member.index)
-                .map_or(0, counter::busy_hint);
-            return Some((busy, false, None));
+            let total = self.tables().traffic.total(member.index);
+            let busy = total.map_or(0, counter::busy_hint);
+            return Some(Room {
+                busy,
+                has_orphans: false,
+                seat: None,
+            });
         }
-        let (mut busy, mut orphans, mut free) = (0, false, None);
+        let mut room = Room {
+            busy: 0,
+            has_orphans: false,
+            seat: None,
+        };
         let seats = self
             .tables()
             .traffic
@@ -222,15 +236,14 @@ impl Client {
         for (seat, index) in seats.iter().zip(0u16..) {
             let word = seat_word::look(seat);
             match word.state() {
-                SeatState::Free if free.is_none() => free = Some((index, word)),
-                SeatState::Free => {}
+                SeatState::Free => room.seat = room.seat.or(Some((index, word))),
                 state => {
-                    busy += 1;
-                    orphans |= state == SeatState::Orphan;
+                    room.busy += 1;
+                    room.has_orphans |= state == SeatState::Orphan;
                 }
             }
         }
-        free.map(|seat| (busy, orphans, Some(seat)))
+        room.seat.is_some().then_some(room)
     }
 
     /// Takes what was chosen, and looks once more whether it still is what it was.

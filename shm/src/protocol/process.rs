@@ -64,7 +64,7 @@ impl ProcessWord {
     /// Index of its group.
     #[must_use]
     pub fn group(self) -> u32 {
-        (self.0 >> 16) as u32 & 0xffff
+        (self.0 >> 16 & 0xffff) as u32
     }
 
     /// State, or `None` if the slot is unused.

@@ -86,6 +86,18 @@ impl Ring<'_> {
         false
     }
 
+    /// A producer that dies or is stopped right after its hint is in: for the models.
+    #[cfg(loom)]
+    pub fn push_and_stop(&self, hint: Hint) -> bool {
+        // Relaxed: as in `try_push`.
+        let position = self.tail.load(Ordering::Relaxed);
+        let Some(cell) = self.cell(position) else { return false };
+        let seen = cell.load(Ordering::Relaxed);
+        let to = self.lap(position) << LAP_SHIFT | FULL | encode(hint);
+        seen & FULL == 0
+            && cell.compare_exchange(seen, to, Ordering::SeqCst, Ordering::Relaxed).is_ok()
+    }
+
     /// Moves the position on from `from`, unless somebody has; where it is now.
     fn advance(&self, from: u64) -> u64 {
         let next = from.wrapping_add(1);
