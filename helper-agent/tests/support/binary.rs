@@ -9,20 +9,20 @@ const REQUEST_TAG: u32 = 0x5053_5201;
 const RESPONSE_TAG: u32 = 0x5053_5300;
 const FRAMES: u64 = u64::MAX;
 /// The process closes after this response.
-pub const LAST: u32 = 1;
+pub(crate) const LAST: u32 = 1;
 /// A raw stream follows the head.
-pub const RAW: u32 = 2;
+pub(crate) const RAW: u32 = 2;
 
 /// The head of a response.
 #[derive(Debug)]
-pub struct Head {
-    pub flags: u32,
-    pub number: u64,
-    pub body: u64,
-    pub text: String,
+pub(crate) struct Head {
+    pub(crate) flags: u32,
+    pub(crate) number: u64,
+    pub(crate) body: u64,
+    pub(crate) text: String,
 }
 
-pub fn encode(request: &Request, number: u64) -> Vec<u8> {
+pub(crate) fn encode(request: &Request, number: u64) -> Vec<u8> {
     let head = environment(request).join("\0");
     let (length, body) = match &request.body {
         Body::None => (0, Vec::new()),
@@ -88,7 +88,7 @@ fn environment(request: &Request) -> Vec<String> {
 }
 
 /// Reads the response to the request with that number.
-pub fn receive(stream: &mut impl Read, number: u64) -> io::Result<Response> {
+pub(crate) fn receive(stream: &mut impl Read, number: u64) -> io::Result<Response> {
     let head = receive_head(stream)?;
     if head.number != number {
         return Err(invalid(&format!(
@@ -102,7 +102,7 @@ pub fn receive(stream: &mut impl Read, number: u64) -> io::Result<Response> {
         .and_then(|line| line.get(..3))
         .and_then(|code| code.parse().ok());
     let fields: Vec<&str> = pieces.collect();
-    if fields.len() % 2 != 0 {
+    if !fields.chunks_exact(2).remainder().is_empty() {
         return Err(invalid(&format!("odd number of pieces in {:?}", head.text)));
     }
     Ok(Response {
@@ -117,7 +117,7 @@ pub fn receive(stream: &mut impl Read, number: u64) -> io::Result<Response> {
 }
 
 /// Reads the 24 bytes and the head behind them.
-pub fn receive_head(stream: &mut impl Read) -> io::Result<Head> {
+pub(crate) fn receive_head(stream: &mut impl Read) -> io::Result<Head> {
     let mut start = [0; 24];
     stream.read_exact(&mut start)?;
     let word = |at: usize| u32::from_be_bytes(start[at..at + 4].try_into().expect("four bytes"));
@@ -153,7 +153,7 @@ fn receive_body(stream: &mut impl Read, length: u64) -> io::Result<Vec<u8>> {
 }
 
 /// Reads one frame; the empty one is the last.
-pub fn receive_frame(stream: &mut impl Read) -> io::Result<Vec<u8>> {
+pub(crate) fn receive_frame(stream: &mut impl Read) -> io::Result<Vec<u8>> {
     let mut length = [0; 4];
     stream.read_exact(&mut length)?;
     let mut frame = vec![0; u32::from_be_bytes(length) as usize];

@@ -9,17 +9,17 @@ use super::{binary, http, Language, DEADLINE};
 
 /// A request. `Default` is `GET /`.
 #[derive(Debug, Clone)]
-pub struct Request {
-    pub method: &'static str,
-    pub path: String,
-    pub query: String,
-    pub headers: Vec<(String, String)>,
-    pub body: Body,
+pub(crate) struct Request {
+    pub(crate) method: &'static str,
+    pub(crate) path: String,
+    pub(crate) query: String,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: Body,
 }
 
 /// How the body travels.
 #[derive(Debug, Clone)]
-pub enum Body {
+pub(crate) enum Body {
     None,
     /// Its length is announced.
     Sized(Vec<u8>),
@@ -29,7 +29,7 @@ pub enum Body {
 
 impl Request {
     /// `GET` of a path with an optional query.
-    pub fn get(target: &str) -> Self {
+    pub(crate) fn get(target: &str) -> Self {
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
         Request {
             method: "GET",
@@ -40,7 +40,7 @@ impl Request {
         }
     }
 
-    pub fn post(target: &str, body: Body) -> Self {
+    pub(crate) fn post(target: &str, body: Body) -> Self {
         Request {
             method: "POST",
             body,
@@ -48,18 +48,18 @@ impl Request {
         }
     }
 
-    pub fn method(mut self, method: &'static str) -> Self {
+    pub(crate) fn method(mut self, method: &'static str) -> Self {
         self.method = method;
         self
     }
 
-    pub fn header(mut self, name: &str, value: &str) -> Self {
+    pub(crate) fn header(mut self, name: &str, value: &str) -> Self {
         self.headers.push((name.to_owned(), value.to_owned()));
         self
     }
 
     /// Path and query as in a request line.
-    pub fn target(&self) -> String {
+    pub(crate) fn target(&self) -> String {
         match self.query.as_str() {
             "" => self.path.clone(),
             query => format!("{}?{query}", self.path),
@@ -69,17 +69,17 @@ impl Request {
 
 /// A whole response.
 #[derive(Debug)]
-pub struct Response {
-    pub status: u16,
-    pub headers: Vec<(String, String)>,
-    pub body: Vec<u8>,
+pub(crate) struct Response {
+    pub(crate) status: u16,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: Vec<u8>,
     /// The process said that it closes the connection.
-    pub is_last: bool,
+    pub(crate) is_last: bool,
 }
 
 impl Response {
     /// All values of a header, in order.
-    pub fn header(&self, name: &str) -> Vec<&str> {
+    pub(crate) fn header(&self, name: &str) -> Vec<&str> {
         let same = |field: &&(String, String)| field.0.eq_ignore_ascii_case(name);
         self.headers
             .iter()
@@ -88,26 +88,26 @@ impl Response {
             .collect()
     }
 
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
     /// The body of an `echo` fixture.
-    pub fn json(&self) -> serde_json::Value {
+    pub(crate) fn json(&self) -> serde_json::Value {
         serde_json::from_slice(&self.body)
             .unwrap_or_else(|error| panic!("{error} in {}", self.text()))
     }
 }
 
 /// One connection to an application process.
-pub struct Client {
-    pub stream: UnixStream,
+pub(crate) struct Client {
+    pub(crate) stream: UnixStream,
     language: Language,
     number: u64,
 }
 
 impl Client {
-    pub fn connect(language: Language, socket: &Path) -> Self {
+    pub(crate) fn connect(language: Language, socket: &Path) -> Self {
         let stream = UnixStream::connect(socket).expect("connect to the process");
         stream
             .set_read_timeout(Some(DEADLINE))
@@ -124,12 +124,12 @@ impl Client {
     }
 
     /// The number of the last request sent.
-    pub fn number(&self) -> u64 {
+    pub(crate) fn number(&self) -> u64 {
         self.number
     }
 
     /// The bytes of the request as they go over the wire. Each call takes a new number.
-    pub fn encode(&mut self, request: &Request) -> Vec<u8> {
+    pub(crate) fn encode(&mut self, request: &Request) -> Vec<u8> {
         self.number += 1;
         if self.language.is_binary() {
             binary::encode(request, self.number)
@@ -139,14 +139,14 @@ impl Client {
     }
 
     /// Sends a request.
-    pub fn send(&mut self, request: &Request) {
+    pub(crate) fn send(&mut self, request: &Request) {
         let bytes = self.encode(request);
         self.stream.write_all(&bytes).expect("send the request");
     }
 
     /// Reads the response to a request of that method. An error when the process closes before the
     /// response is complete.
-    pub fn receive(&mut self, method: &str) -> io::Result<Response> {
+    pub(crate) fn receive(&mut self, method: &str) -> io::Result<Response> {
         if self.language.is_binary() {
             binary::receive(&mut self.stream, self.number)
         } else {
@@ -155,7 +155,7 @@ impl Client {
     }
 
     /// Sends a request and reads its response, which must be complete.
-    pub fn call(&mut self, request: &Request) -> Response {
+    pub(crate) fn call(&mut self, request: &Request) -> Response {
         self.send(request);
         self.receive(request.method).expect("a complete response")
     }

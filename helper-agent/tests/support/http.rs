@@ -5,7 +5,7 @@ use std::io::{self, ErrorKind, Read};
 
 use super::client::{Body, Request, Response};
 
-pub fn encode(request: &Request) -> Vec<u8> {
+pub(crate) fn encode(request: &Request) -> Vec<u8> {
     let mut head = format!(
         "{} {} HTTP/1.1\r\nHost: localhost\r\n",
         request.method,
@@ -41,7 +41,7 @@ fn chunks(pieces: &[Vec<u8>]) -> Vec<u8> {
 }
 
 /// Reads the response to a request of that method.
-pub fn receive(stream: &mut impl Read, method: &str) -> io::Result<Response> {
+pub(crate) fn receive(stream: &mut impl Read, method: &str) -> io::Result<Response> {
     let (status, headers) = receive_head(stream)?;
     let mut response = Response {
         status,
@@ -75,7 +75,7 @@ pub fn receive(stream: &mut impl Read, method: &str) -> io::Result<Response> {
 }
 
 /// Reads up to the empty line: status and headers.
-pub fn receive_head(stream: &mut impl Read) -> io::Result<(u16, Vec<(String, String)>)> {
+pub(crate) fn receive_head(stream: &mut impl Read) -> io::Result<(u16, Vec<(String, String)>)> {
     let first = receive_line(stream)?;
     let status = first.split(' ').nth(1).and_then(|code| code.parse().ok());
     let mut headers = Vec::new();
@@ -90,7 +90,7 @@ pub fn receive_head(stream: &mut impl Read) -> io::Result<(u16, Vec<(String, Str
 }
 
 /// Reads one chunk; the empty one is the last.
-pub fn receive_chunk(stream: &mut impl Read) -> io::Result<Vec<u8>> {
+pub(crate) fn receive_chunk(stream: &mut impl Read) -> io::Result<Vec<u8>> {
     let line = receive_line(stream)?;
     let length = usize::from_str_radix(&line, 16).map_err(|_| invalid(&line))?;
     let mut chunk = vec![0; length];

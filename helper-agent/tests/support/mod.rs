@@ -6,20 +6,20 @@
     reason = "each of the two test programs uses a part of this"
 )]
 
-pub mod binary;
-pub mod client;
-pub mod http;
-pub mod process;
+pub(crate) mod binary;
+pub(crate) mod client;
+pub(crate) mod http;
+pub(crate) mod process;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// No wait in these tests is longer; reaching it is a failure.
-pub const DEADLINE: Duration = Duration::from_secs(20);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 
 /// One of the languages with a loader of their own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Language {
+pub(crate) enum Language {
     Ruby,
     Python,
     Node,
@@ -27,7 +27,7 @@ pub enum Language {
 
 impl Language {
     /// `ruby`, `python` or `node`: the suffix of the fixture directories.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Language::Ruby => "ruby",
             Language::Python => "python",
@@ -37,7 +37,7 @@ impl Language {
 
     /// The interpreter, or `None` where the language is not installed. The one the distribution
     /// ships comes first, because its packages (`ruby-rack`) belong to it.
-    pub fn interpreter(self) -> Option<PathBuf> {
+    pub(crate) fn interpreter(self) -> Option<PathBuf> {
         let program = match self {
             Language::Ruby => "ruby",
             Language::Python => "python3",
@@ -50,7 +50,7 @@ impl Language {
             .find(|candidate| candidate.is_file())
     }
 
-    pub fn loader(self) -> PathBuf {
+    pub(crate) fn loader(self) -> PathBuf {
         let file = match self {
             Language::Ruby => "rack-loader.rb",
             Language::Python => "wsgi-loader.py",
@@ -61,7 +61,7 @@ impl Language {
             .join(file)
     }
 
-    pub fn startup_file(self) -> &'static str {
+    pub(crate) fn startup_file(self) -> &'static str {
         match self {
             Language::Ruby => "config.ru",
             Language::Python => "passenger_wsgi.py",
@@ -70,19 +70,19 @@ impl Language {
     }
 
     /// Whether its processes speak the binary protocol; otherwise HTTP.
-    pub fn is_binary(self) -> bool {
+    pub(crate) fn is_binary(self) -> bool {
         self != Language::Node
     }
 
     /// The directory of the application `<kind>-<language>` in `tests/apps`.
-    pub fn app(self, kind: &str) -> PathBuf {
+    pub(crate) fn app(self, kind: &str) -> PathBuf {
         let apps = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/apps");
         apps.join(format!("{kind}-{}", self.name()))
     }
 }
 
 /// Returns when the condition holds; panics when that takes too long.
-pub fn wait_until(mut condition: impl FnMut() -> bool) {
+pub(crate) fn wait_until(mut condition: impl FnMut() -> bool) {
     let started = Instant::now();
     while !condition() {
         assert!(started.elapsed() < DEADLINE, "that never became true");

@@ -25,7 +25,7 @@ const PLACE_DESCRIPTORS: &str = r#"exec 3<&0 4<&1 </dev/null >&2; exec "$@""#;
 static COUNTER: AtomicU32 = AtomicU32::new(0);
 
 /// How to start a process; see [`Launch::start`].
-pub struct Launch {
+pub(crate) struct Launch {
     language: Language,
     app: PathBuf,
     startup_file: String,
@@ -33,7 +33,7 @@ pub struct Launch {
 }
 
 impl Launch {
-    pub fn new(language: Language, app: &Path) -> Self {
+    pub(crate) fn new(language: Language, app: &Path) -> Self {
         Launch {
             language,
             app: fs::canonicalize(app).expect("the application's directory exists"),
@@ -42,19 +42,19 @@ impl Launch {
         }
     }
 
-    pub fn startup_file(mut self, name: &str) -> Self {
+    pub(crate) fn startup_file(mut self, name: &str) -> Self {
         name.clone_into(&mut self.startup_file);
         self
     }
 
-    pub fn variable(mut self, name: &str, value: &str) -> Self {
+    pub(crate) fn variable(mut self, name: &str, value: &str) -> Self {
         self.variables.push((name.to_owned(), value.to_owned()));
         self
     }
 
     /// Starts the process and returns at once. `None` where the language is not installed; then the
     /// test has nothing to say, which it prints.
-    pub fn start(self) -> Option<AppProcess> {
+    pub(crate) fn start(self) -> Option<AppProcess> {
         let Some(interpreter) = self.language.interpreter() else {
             eprintln!(
                 "skipped: there is no {} on this machine",
@@ -96,7 +96,7 @@ impl Launch {
     }
 
     /// Starts the process and waits until it is ready.
-    pub fn start_ready(self) -> Option<AppProcess> {
+    pub(crate) fn start_ready(self) -> Option<AppProcess> {
         let mut process = self.start()?;
         while !process
             .next_line()
@@ -108,7 +108,7 @@ impl Launch {
 }
 
 /// A started process; it and its children end with this value.
-pub struct AppProcess {
+pub(crate) struct AppProcess {
     language: Language,
     child: Child,
     startup_file: PathBuf,
@@ -119,25 +119,25 @@ pub struct AppProcess {
 }
 
 impl AppProcess {
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    pub fn socket(&self) -> &Path {
+    pub(crate) fn socket(&self) -> &Path {
         &self.socket
     }
 
-    pub fn startup_file(&self) -> &Path {
+    pub(crate) fn startup_file(&self) -> &Path {
         &self.startup_file
     }
 
     /// A new connection to the process, as an Apache worker makes it.
-    pub fn connect(&self) -> Client {
+    pub(crate) fn connect(&self) -> Client {
         Client::connect(self.language, &self.socket)
     }
 
     /// The next line from the process; `None` when it has closed the control socket.
-    pub fn next_line(&mut self) -> Option<String> {
+    pub(crate) fn next_line(&mut self) -> Option<String> {
         let control = self.control.as_mut().expect("the control socket is open");
         let mut line = String::new();
         match control.read_line(&mut line) {
@@ -148,7 +148,7 @@ impl AppProcess {
     }
 
     /// Sends one line to the process.
-    pub fn tell(&mut self, line: &str) {
+    pub(crate) fn tell(&mut self, line: &str) {
         let control = self.control.as_mut().expect("the control socket is open");
         control
             .get_mut()
@@ -157,7 +157,7 @@ impl AppProcess {
     }
 
     /// Asks how busy it is and returns the numbers it answers with.
-    pub fn ask_busy(&mut self, token: &str) -> Vec<u64> {
+    pub(crate) fn ask_busy(&mut self, token: &str) -> Vec<u64> {
         self.tell(&format!("busy? {token}"));
         let line = self.next_line().expect("an answer");
         let mut words = line.split(' ');
@@ -170,16 +170,16 @@ impl AppProcess {
     }
 
     /// Closes our end of the control socket: the instance is gone.
-    pub fn hang_up(&mut self) {
+    pub(crate) fn hang_up(&mut self) {
         self.control = None;
     }
 
-    pub fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         kill(pid(&self.child), signal).expect("signal the process");
     }
 
     /// Waits for the end of the process.
-    pub fn wait(&mut self) -> ExitStatus {
+    pub(crate) fn wait(&mut self) -> ExitStatus {
         let mut status = None;
         wait_until(|| {
             status = self.child.try_wait().expect("wait for the process");
@@ -189,12 +189,12 @@ impl AppProcess {
     }
 
     /// Everything printed so far.
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         String::from_utf8_lossy(&self.log.lock().expect("the collector lives")).into_owned()
     }
 
     /// Waits until it has printed the text.
-    pub fn expect_log(&self, text: &str) {
+    pub(crate) fn expect_log(&self, text: &str) {
         let started = Instant::now();
         while !self.log().contains(text) {
             assert!(
@@ -207,7 +207,7 @@ impl AppProcess {
     }
 
     /// The sockets the process has open, as `/proc` names them.
-    pub fn open_sockets(&self) -> Vec<String> {
+    pub(crate) fn open_sockets(&self) -> Vec<String> {
         let descriptors =
             fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("the process lives");
         descriptors
