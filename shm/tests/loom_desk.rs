@@ -35,8 +35,15 @@ impl Group {
     }
 
     fn desk(&self, seat: usize) -> Desk<'_> {
-        let name = Granted { process: 0, seat: seat as u16 };
-        Desk { seat: &self.seats[seat], name, queue: self.queue() }
+        let name = Granted {
+            process: 0,
+            seat: seat as u16,
+        };
+        Desk {
+            seat: &self.seats[seat],
+            name,
+            queue: self.queue(),
+        }
     }
 
     fn take(&self, seat: usize, client: ClientId) -> Option<SeatWord> {
@@ -57,7 +64,12 @@ impl Group {
             let seen = alarm.value();
             if let CellState::Granted(name) = queue.cell(place.index).unwrap().look().state() {
                 let n = usize::from(name.seat);
-                break (n, self.desk(n).pick_up(client).expect("nobody revokes it here"));
+                break (
+                    n,
+                    self.desk(n)
+                        .pick_up(client)
+                        .expect("nobody revokes it here"),
+                );
             }
             dekker();
             if let Some(mine) = self.take_any(client) {
@@ -82,7 +94,11 @@ impl Group {
     /// `Tables::nudge`.
     fn nudge(&self, now: u32) {
         dekker();
-        let room = || self.seats.iter().any(|s| seat::look(s).state() == SeatState::Free);
+        let room = || {
+            self.seats
+                .iter()
+                .any(|s| seat::look(s).state() == SeatState::Free)
+        };
         if self.queue().is_occupied() && room() {
             self.queue().wake_oldest(now);
         }
@@ -205,7 +221,10 @@ fn a_releaser_that_dies_while_it_hands_over_leaves_a_seat_that_can_be_revoked() 
         let agent = {
             let group = Arc::clone(&group);
             thread::spawn(move || {
-                assert_ne!(group.desk(0).give_back(granted, || HAND_OVER_AGE), Outcome::NotOurs);
+                assert_ne!(
+                    group.desk(0).give_back(granted, || HAND_OVER_AGE),
+                    Outcome::NotOurs
+                );
             })
         };
         let queue = group.queue();

@@ -28,7 +28,11 @@ impl Memory {
     }
 
     fn ring(&self) -> Ring<'_> {
-        Ring { cells: &self.cells, tail: &self.tail, overflow: &self.overflow }
+        Ring {
+            cells: &self.cells,
+            tail: &self.tail,
+            overflow: &self.overflow,
+        }
     }
 }
 

@@ -17,11 +17,17 @@ fn use_seat(seat: &AtomicU64, client: ClientId, orphans: bool, dies_at: u32) {
     if dies_at == 0 {
         return;
     }
-    let Ok(mine) = seat::take(seat, seat::look(seat), client) else { return };
+    let Ok(mine) = seat::take(seat, seat::look(seat), client) else {
+        return;
+    };
     if dies_at == 1 {
         return;
     }
-    let done = if orphans { seat::orphan(seat, mine) } else { seat::free(seat, mine) };
+    let done = if orphans {
+        seat::orphan(seat, mine)
+    } else {
+        seat::free(seat, mine)
+    };
     assert!(done, "nobody takes a seat from the living");
 }
 
@@ -43,7 +49,10 @@ fn take_release_orphan_and_sweep_lose_no_seat() {
             let swept = seat::sweep(&seat, A);
             other.join().unwrap();
             let word = seat::look(&seat);
-            assert_eq!(swept == Swept::Orphaned, word.state() == SeatState::Orphan && dies_at == 1);
+            assert_eq!(
+                swept == Swept::Orphaned,
+                word.state() == SeatState::Orphan && dies_at == 1
+            );
             match word.state() {
                 SeatState::Free => {}
                 SeatState::Orphan => assert_eq!(word.owner(), A),
@@ -92,7 +101,9 @@ fn a_process_seen_idle_after_draining_gets_no_request() {
                 if !chosen.serves(0) {
                     return false;
                 }
-                let Ok(mine) = seat::take(seat, seat::look(seat), A) else { return false };
+                let Ok(mine) = seat::take(seat, seat::look(seat), A) else {
+                    return false;
+                };
                 let used = process::still(word, chosen);
                 if !used {
                     assert!(seat::free(seat, mine));
@@ -104,7 +115,10 @@ fn a_process_seen_idle_after_draining_gets_no_request() {
         process::set(word, live.with_state(ProcessState::Draining));
         let idle = seat::look(seat).state() == SeatState::Free;
         let used = worker.join().unwrap();
-        assert!(!(used && idle), "a request went to a process that was found idle and ended");
+        assert!(
+            !(used && idle),
+            "a request went to a process that was found idle and ended"
+        );
     });
 }
 
@@ -118,7 +132,9 @@ fn a_freed_slot_is_not_disturbed_by_late_takers_and_releasers() {
             thread::spawn(move || {
                 let (word, seat) = &*shared;
                 let chosen = process::look(word);
-                let Ok(mine) = seat::take(seat, seat::look(seat), A) else { return };
+                let Ok(mine) = seat::take(seat, seat::look(seat), A) else {
+                    return;
+                };
                 if chosen.serves(0) && process::still(word, chosen) {
                     // The exchange with the app.
                 }
@@ -132,7 +148,10 @@ fn a_freed_slot_is_not_disturbed_by_late_takers_and_releasers() {
         let next = seat::take(seat, seat::look(seat), B);
         worker.join().unwrap();
         match next {
-            Ok(mine) => assert!(seat::free(seat, mine), "its seat was freed by a stale owner"),
+            Ok(mine) => assert!(
+                seat::free(seat, mine),
+                "its seat was freed by a stale owner"
+            ),
             Err(_) => assert_eq!(seat::look(seat).state(), SeatState::Free),
         }
     });

@@ -51,6 +51,10 @@ impl AgentView {
             // Group indices have 16 bits (`layout::check`).
             let group_index = u16::try_from(group.index()).unwrap_or(u16::MAX);
             let word = ProcessWord::new(generation, group_index, ProcessState::Starting);
+            // Whatever a hostile worker put there while the slot was nobody's.
+            for seat in self.tables.traffic.all_seats(index) {
+                seat::clear(seat);
+            }
             process::set(&slot.word, word);
             self.set_member(word, index, true);
             return Ok(ProcessRef::new(

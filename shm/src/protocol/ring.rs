@@ -91,11 +91,15 @@ impl Ring<'_> {
     pub fn push_and_stop(&self, hint: Hint) -> bool {
         // Relaxed: as in `try_push`.
         let position = self.tail.load(Ordering::Relaxed);
-        let Some(cell) = self.cell(position) else { return false };
+        let Some(cell) = self.cell(position) else {
+            return false;
+        };
         let seen = cell.load(Ordering::Relaxed);
         let to = self.lap(position) << LAP_SHIFT | FULL | encode(hint);
         seen & FULL == 0
-            && cell.compare_exchange(seen, to, Ordering::SeqCst, Ordering::Relaxed).is_ok()
+            && cell
+                .compare_exchange(seen, to, Ordering::SeqCst, Ordering::Relaxed)
+                .is_ok()
     }
 
     /// Moves the position on from `from`, unless somebody has; where it is now.
