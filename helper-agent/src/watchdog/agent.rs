@@ -4,20 +4,19 @@ use std::collections::VecDeque;
 use std::ffi::CString;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
 
 use passenger_shm::channel::Channel;
 use passenger_shm::messages::ToParent;
-use passenger_shm::ClientId;
 
 use super::core::{Source, Watchdog};
+use super::outbox::Item;
 use super::supervisor::Action;
 use super::table::{ProcessEntry, ProcessKey};
 use super::takeover::own_environment;
 use crate::instance;
-use crate::output::LineDrain;
-use crate::store::{ToAgent, ToWatchdog};
+use crate::store::ToWatchdog;
 use crate::sys::descriptor;
 use crate::sys::epoll::Trigger;
 use crate::sys::pidfd::Pidfd;
@@ -32,29 +31,17 @@ const FIRST_ATTEMPTS: u32 = 3;
 /// Run-queue delay within a second that counts as "the machine did not let it run", in nanoseconds.
 const STARVED_NS: u64 = 300_000_000;
 
-/// Something to send. Descriptors are looked up when it is sent: what has gone by then is skipped.
-#[derive(Debug)]
-pub(super) enum Item {
-    Start,
-    Config,
-    Pending(u64),
-    Worker(ClientId),
-    Process(ProcessKey),
-    StoreEnd,
-    Plain(ToAgent),
-}
-
 /// A running agent.
 #[derive(Debug)]
 pub(super) struct AgentProcess {
     pub(super) pid: i32,
     pub(super) pidfd: Pidfd,
     death_token: u64,
-    channel: Channel,
-    channel_token: u64,
-    outbox: VecDeque<Item>,
-    waits_for_room: bool,
-    channel_ended: bool,
+    pub(super) channel: Channel,
+    pub(super) channel_token: u64,
+    pub(super) outbox: VecDeque<Item>,
+    pub(super) waits_for_room: bool,
+    pub(super) channel_ended: bool,
     /// It has been told the whole store; the outputs are its to read.
     pub(super) has_store: bool,
     /// It has said that it is done.
@@ -165,149 +152,6 @@ impl Watchdog {
         Ok(started.pid)
     }
 
-    /// What a new agent is told, in this order.
-    fn whole_store(&self) -> Vec<Item> {
-        let mut items = vec![Item::Start, Item::Config];
-        items.extend(self.table.workers.clients().map(Item::Worker));
-        items.extend(self.table.processes.keys().copied().map(Item::Process));
-        items.push(Item::StoreEnd);
-        let exited = self.table.processes.values().filter_map(|entry| {
-            let status = entry.exited?;
-            Some(Item::Plain(ToAgent::ChildExited {
-                pid: entry.pid,
-                status,
-            }))
-        });
-        items.extend(exited);
-        items.extend(
-            self.table
-                .pending
-                .as_ref()
-                .map(|config| Item::Pending(config.generation)),
-        );
-        items
-    }
-
-    /// Tells the agent, if there is one; a later one learns it from the store.
-    pub(super) fn tell_agent(&mut self, item: Item) {
-        if let Some(agent) = &mut self.agent {
-            agent.push(item);
-        }
-    }
-
-    /// Sends what the agent's channel has room for.
-    pub(super) fn flush_outbox(&mut self) {
-        let Some(mut agent) = self.agent.take() else {
-            return;
-        };
-        let result = self.flush(&mut agent);
-        let waits = match result {
-            Ok(()) => false,
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => true,
-            Err(e) => {
-                // Its end is closed: it is dying, and its pidfd tells when.
-                log::debug!("cannot tell helper agent {}: {e}", agent.pid);
-                agent.outbox.clear();
-                false
-            }
-        };
-        if waits != agent.waits_for_room && !agent.channel_ended {
-            agent.waits_for_room = waits;
-            let trigger = if waits {
-                Trigger::ReadableOrWritable
-            } else {
-                Trigger::Readable
-            };
-            let channel = agent.channel.as_fd();
-            if let Err(e) = self.events.change(channel, agent.channel_token, trigger) {
-                log::error!("cannot wait for helper agent {}: {e}", agent.pid);
-            }
-        }
-        self.agent = Some(agent);
-    }
-
-    fn flush(&mut self, agent: &mut AgentProcess) -> io::Result<()> {
-        while let Some(item) = agent.outbox.front() {
-            if let Some((message, fds)) = self.resolve(item) {
-                if message == ToAgent::StoreEnd {
-                    agent.channel.send(&message, &[])?;
-                    drop(fds);
-                    agent.has_store = true;
-                    self.unwatch_outputs();
-                } else {
-                    agent.channel.send(&message, &fds)?;
-                }
-            }
-            agent.outbox.pop_front();
-        }
-        Ok(())
-    }
-
-    /// A message with its descriptors; `None` if what it is about has gone.
-    fn resolve(&self, item: &Item) -> Option<(ToAgent, Vec<BorrowedFd<'_>>)> {
-        Some(match item {
-            Item::Start => (
-                ToAgent::Start {
-                    instance_dir: self.instance_dir.to_string_lossy().into_owned(),
-                    parent_pid: self.parent_pid,
-                    watchdog_generation: self.generation,
-                },
-                self.descriptors.in_order().to_vec(),
-            ),
-            Item::Config => {
-                let config = &self.table.config;
-                (
-                    ToAgent::Config {
-                        generation: config.generation,
-                    },
-                    vec![config.document.as_fd(), config.log.as_fd()],
-                )
-            }
-            Item::Pending(generation) => {
-                let config = self
-                    .table
-                    .pending
-                    .as_ref()
-                    .filter(|c| c.generation == *generation)?;
-                (
-                    ToAgent::Config {
-                        generation: config.generation,
-                    },
-                    vec![config.document.as_fd(), config.log.as_fd()],
-                )
-            }
-            Item::Worker(client) => {
-                let entry = self.table.workers.get(*client)?;
-                (
-                    ToAgent::Worker {
-                        slot: client.slot(),
-                        generation: client.generation(),
-                        pid: entry.pid,
-                    },
-                    vec![entry.connection.as_fd(), entry.pidfd.as_fd()],
-                )
-            }
-            Item::Process(key) => {
-                let entry = self.table.processes.get(key)?;
-                let (slot, generation) = *key;
-                (
-                    ToAgent::Process {
-                        slot,
-                        generation,
-                        pid: entry.pid,
-                    },
-                    vec![
-                        entry.pidfd.as_fd(),
-                        entry.output.as_fd(),
-                        entry.control.as_fd(),
-                    ],
-                )
-            }
-            Item::StoreEnd => (ToAgent::StoreEnd, Vec::new()),
-            Item::Plain(message) => (message.clone(), Vec::new()),
-        })
-    }
-
     /// Reads what the agent says.
     pub(super) fn on_agent_messages(&mut self) {
         for _ in 0..MESSAGES_PER_TURN {
@@ -393,7 +237,7 @@ impl Watchdog {
             output,
             control,
             token: None,
-            drain: LineDrain::for_app(pid),
+            drain: self.drain_for(pid),
             exited: None,
         };
         self.table.processes.insert(key, entry);

@@ -107,6 +107,8 @@ pub(super) struct Watchdog {
     pub(super) supervisor: Supervisor,
     pub(super) agent: Option<AgentProcess>,
     pub(super) scratch: Scratch,
+    /// Whether lines of apps say whose they are (`PassengerDisableLogPrefix`).
+    pub(super) has_log_prefix: bool,
     /// Outputs with more to read than one turn allows.
     pub(super) busy_outputs: Vec<ProcessKey>,
     pub(super) ending: Option<Ending>,

@@ -14,6 +14,8 @@
 //! |---|---|
 //! | `start` | the way from `exec` to the loop, fresh or by take-over |
 //! | `core` | the loop: sources, timers |
+//! | `settings` | what it takes from the configuration for itself |
+//! | `outbox` | what the agent is told |
 //! | `parent`, `workers`, `agent`, `output` | what happens on each kind of channel |
 //! | `supervisor` | when to start, abort, kill the agent (pure) |
 //! | `table` | what is kept for the agent's successor |
@@ -22,8 +24,10 @@
 
 mod agent;
 mod core;
+mod outbox;
 mod output;
 mod parent;
+mod settings;
 mod shutdown;
 mod start;
 pub mod stop;

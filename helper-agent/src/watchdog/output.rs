@@ -5,10 +5,19 @@ use std::os::fd::AsFd;
 
 use super::core::{Source, Watchdog};
 use super::table::ProcessKey;
-use crate::output::Drained;
+use crate::output::{Drained, LineDrain};
 use crate::sys::epoll::Trigger;
 
 impl Watchdog {
+    /// A reader for the output of an app.
+    pub(super) fn drain_for(&self, pid: i32) -> LineDrain {
+        if self.has_log_prefix {
+            LineDrain::for_app(pid)
+        } else {
+            LineDrain::new("")
+        }
+    }
+
     /// Starts to read all outputs; what is in them already is reported at once. The agent must be dead.
     pub(super) fn watch_outputs(&mut self) {
         for (key, entry) in &mut self.table.processes {

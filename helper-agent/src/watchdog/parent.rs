@@ -5,10 +5,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use passenger_shm::messages::{FromParent, ToParent};
 
-use super::agent::Item;
 use super::core::Watchdog;
+use super::outbox::Item;
+use super::settings::Head;
 use super::shutdown::DEFAULT_DEADLINE_MS;
-use super::start::Head;
 use super::table::ConfigEntry;
 
 impl Watchdog {
@@ -70,7 +70,9 @@ impl Watchdog {
 
     fn on_configure(&mut self, generation: u64, fds: Vec<OwnedFd>) -> Result<(), String> {
         let config = ConfigEntry::from_fds(generation, fds)?;
-        Head::read(&config)?.apply_log(&config);
+        let head = Head::read(&config)?;
+        head.apply_log(&config);
+        self.has_log_prefix = head.has_log_prefix();
         self.table.pending = Some(config);
         self.tell_agent(Item::Pending(generation));
         Ok(())

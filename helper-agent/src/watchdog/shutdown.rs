@@ -8,8 +8,8 @@ use nix::sys::signal::Signal;
 use nix::sys::socket::MsgFlags;
 use passenger_shm::messages::ToParent;
 
-use super::agent::Item;
 use super::core::Watchdog;
+use super::outbox::Item;
 use super::stop;
 use crate::store::ToAgent;
 use crate::sys::pidfd;

@@ -1,6 +1,7 @@
 //! From `exec` to the loop: as a child of httpd's parent, or in the place of an agent that found the
 //! watchdog dead.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -9,29 +10,23 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::sys::signal::Signal;
 use passenger_shm::channel::Channel;
-use passenger_shm::messages::{Apache, Directive, FromParent, ToParent};
+use passenger_shm::messages::{FromParent, ToParent};
 use passenger_shm::{Capacities, ClientId, WatchdogView};
-use serde::Deserialize;
 
 use super::core::{Events, Originals, Watchdog};
+use super::settings::Head;
 use super::supervisor::Supervisor;
 use super::table::{ConfigEntry, ProcessEntry, Table, WorkerEntry, Workers};
 use super::takeover::{self, Inherited};
 use crate::instance::{self, Instance, Properties};
-use crate::output::{LineDrain, Scratch};
+use crate::output::Scratch;
 use crate::store::StartDescriptors;
 use crate::sys::pidfd::Pidfd;
 use crate::sys::signals::Signals;
-use crate::sys::{descriptor, limits, memfd, process};
+use crate::sys::{descriptor, limits, process};
 
 /// Number of the parent channel, by protocol.
 const PARENT_CHANNEL: i32 = 3;
-
-/// Longest configuration document, in bytes.
-const CONFIG_BYTES: usize = 64 * 1024 * 1024;
-
-/// Processes that the pool may hold when the configuration does not say.
-const DEFAULT_POOL_SIZE: u32 = 6;
 
 /// The program. Returns its exit status: 0 after an orderly end, 1 when it could not start; never 7 or
 /// 15, which would tell httpd to end itself.
@@ -159,73 +154,6 @@ fn first_config(
     }
 }
 
-impl ConfigEntry {
-    /// A configuration from the two descriptors that came with its message.
-    pub(super) fn from_fds(generation: u64, fds: Vec<OwnedFd>) -> Result<Self, String> {
-        let count = fds.len();
-        let [document, log]: [OwnedFd; 2] = fds
-            .try_into()
-            .map_err(|_| format!("configuration {generation} came with {count} descriptors"))?;
-        Ok(Self {
-            generation,
-            document,
-            log,
-        })
-    }
-}
-
-/// The part of a configuration that concerns the watchdog.
-#[derive(Debug, Deserialize)]
-pub(super) struct Head {
-    build: String,
-    apache: Apache,
-    global: Vec<Directive>,
-}
-
-impl Head {
-    pub(super) fn read(config: &ConfigEntry) -> Result<Self, String> {
-        let text = memfd::contents_of(&config.document, CONFIG_BYTES)
-            .map_err(|e| format!("cannot read configuration {}: {e}", config.generation))?;
-        serde_json::from_slice(&text)
-            .map_err(|e| format!("configuration {} is not readable: {e}", config.generation))
-    }
-
-    fn value(&self, name: &str) -> Option<&str> {
-        let directive = self
-            .global
-            .iter()
-            .rev()
-            .find(|d| d.name.eq_ignore_ascii_case(name))?;
-        directive.args.first().map(String::as_str)
-    }
-
-    /// Uses the log and the level of this configuration.
-    pub(super) fn apply_log(&self, config: &ConfigEntry) {
-        if let Ok(log) = config.log.try_clone() {
-            crate::log::replace(log);
-        }
-        let level = self
-            .value("PassengerLogLevel")
-            .and_then(|text| text.parse().ok());
-        crate::log::set_level(level.unwrap_or(3));
-    }
-
-    fn registry(&self) -> PathBuf {
-        match self.value("PassengerInstanceRegistryDir") {
-            Some(path) if !path.is_empty() => PathBuf::from(path),
-            _ => instance::default_registry(),
-        }
-    }
-
-    fn capacities(&self) -> Capacities {
-        let pool = self
-            .value("PassengerMaxPoolSize")
-            .and_then(|text| text.parse().ok());
-        let pool = pool.filter(|size| *size > 0).unwrap_or(DEFAULT_POOL_SIZE);
-        Capacities::for_httpd(self.apache.server_limit, self.apache.max_threads, pool)
-    }
-}
-
 fn build(
     channel: &Channel,
     parent: Pidfd,
@@ -247,18 +175,13 @@ fn build(
     let made = write_properties(&instance, &head, parent_pid).and_then(|()| {
         let capacities = head.capacities();
         let descriptors = make_descriptors(&capacities, channel, parent, instance.lock)?;
-        let workers = Workers::new(capacities.clients).map_err(|e| e.to_string())?;
-        let table = Table {
-            config,
-            pending: None,
-            workers,
-            processes: Default::default(),
-        };
+        let has_log_prefix = head.has_log_prefix();
         Parts {
             signals,
             originals,
             descriptors,
-            table,
+            config,
+            has_log_prefix,
             parent_pid,
             generation: 1,
         }
@@ -331,24 +254,20 @@ fn take_over(table: i32) -> Result<Watchdog, String> {
         document,
         log,
     };
-    Head::read(&config)?.apply_log(&config);
+    let head = Head::read(&config)?;
+    head.apply_log(&config);
     let (signals, mut originals) = prepare()?;
     originals.nofile = inherited.nofile().or(originals.nofile);
     let descriptors = inherited.take_start().map_err(adopted)?;
-    let workers = Workers::new(0).map_err(|e| e.to_string())?;
-    let table = Table {
-        config,
-        pending: None,
-        workers,
-        processes: Default::default(),
-    };
+    let has_log_prefix = head.has_log_prefix();
     let directory = PathBuf::from(&inherited.instance_dir);
     let (parent_pid, generation) = (inherited.parent_pid, inherited.watchdog_generation + 1);
     let mut watchdog = Parts {
         signals,
         originals,
         descriptors,
-        table,
+        config,
+        has_log_prefix,
         parent_pid,
         generation,
     }
@@ -372,7 +291,8 @@ struct Parts {
     signals: Signals,
     originals: Originals,
     descriptors: StartDescriptors,
-    table: Table,
+    config: ConfigEntry,
+    has_log_prefix: bool,
     parent_pid: i32,
     generation: u32,
 }
@@ -386,14 +306,20 @@ impl Parts {
             signals,
             originals,
             descriptors,
-            mut table,
+            config,
+            has_log_prefix,
             parent_pid,
             generation,
         } = self;
         let routes = descriptors.routes_read_only.as_fd();
         let view = WatchdogView::attach(routes, descriptors.traffic.as_fd())
             .map_err(|e| format!("cannot map the shared memory: {e}"))?;
-        table.workers = Workers::new(view.capacities().clients).map_err(failed)?;
+        let table = Table {
+            config,
+            pending: None,
+            workers: Workers::new(view.capacities().clients).map_err(failed)?,
+            processes: BTreeMap::new(),
+        };
         let copy = |fd: &OwnedFd| fd.try_clone().map_err(failed);
         let now = Instant::now();
         let mut watchdog = Watchdog {
@@ -413,6 +339,7 @@ impl Parts {
             supervisor: Supervisor::new(now),
             agent: None,
             scratch: Scratch::new().map_err(failed)?,
+            has_log_prefix,
             busy_outputs: Vec::new(),
             ending: None,
             told_parent: false,
@@ -443,7 +370,7 @@ impl Watchdog {
                 output: descriptor::take_inherited(process.output)?,
                 control: descriptor::take_inherited(process.control)?,
                 token: None,
-                drain: LineDrain::for_app(process.pid),
+                drain: self.drain_for(process.pid),
                 exited: None,
             };
             self.table

@@ -21,6 +21,21 @@ pub struct ConfigEntry {
     pub log: OwnedFd,
 }
 
+impl ConfigEntry {
+    /// A configuration from the two descriptors that came with its message.
+    pub(super) fn from_fds(generation: u64, fds: Vec<OwnedFd>) -> Result<Self, String> {
+        let count = fds.len();
+        let [document, log]: [OwnedFd; 2] = fds
+            .try_into()
+            .map_err(|_| format!("configuration {generation} came with {count} descriptors"))?;
+        Ok(Self {
+            generation,
+            document,
+            log,
+        })
+    }
+}
+
 /// A worker that has an identity.
 #[derive(Debug)]
 pub struct WorkerEntry {

@@ -7,8 +7,8 @@ use passenger_shm::channel::{Channel, Peer, Received};
 use passenger_shm::messages::{Hello, ToWorker};
 use passenger_shm::ClientId;
 
-use super::agent::Item;
 use super::core::{Source, Watchdog};
+use super::outbox::Item;
 use super::table::WorkerEntry;
 use crate::store::ToAgent;
 use crate::sys::descriptor;

@@ -1,0 +1,170 @@
+//! What the agent is told: the store when it starts, and afterwards what happens. Kept in a queue that is
+//! sent as far as its channel has room, so that an agent that does not read cannot stop the watchdog.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use passenger_shm::ClientId;
+
+use super::agent::AgentProcess;
+use super::core::Watchdog;
+use super::table::ProcessKey;
+use crate::store::ToAgent;
+use crate::sys::epoll::Trigger;
+
+/// Something to send. Descriptors are looked up when it is sent: what has gone by then is skipped.
+#[derive(Debug)]
+pub(super) enum Item {
+    Start,
+    Config,
+    Pending(u64),
+    Worker(ClientId),
+    Process(ProcessKey),
+    StoreEnd,
+    Plain(ToAgent),
+}
+
+impl Watchdog {
+    /// What a new agent is told, in this order.
+    pub(super) fn whole_store(&self) -> Vec<Item> {
+        let mut items = vec![Item::Start, Item::Config];
+        items.extend(self.table.workers.clients().map(Item::Worker));
+        items.extend(self.table.processes.keys().copied().map(Item::Process));
+        items.push(Item::StoreEnd);
+        let exited = self.table.processes.values().filter_map(|entry| {
+            let status = entry.exited?;
+            Some(Item::Plain(ToAgent::ChildExited {
+                pid: entry.pid,
+                status,
+            }))
+        });
+        items.extend(exited);
+        items.extend(
+            self.table
+                .pending
+                .as_ref()
+                .map(|config| Item::Pending(config.generation)),
+        );
+        items
+    }
+
+    /// Tells the agent, if there is one; a later one learns it from the store.
+    pub(super) fn tell_agent(&mut self, item: Item) {
+        if let Some(agent) = &mut self.agent {
+            agent.push(item);
+        }
+    }
+
+    /// Sends what the agent's channel has room for.
+    pub(super) fn flush_outbox(&mut self) {
+        let Some(mut agent) = self.agent.take() else {
+            return;
+        };
+        let result = self.flush(&mut agent);
+        let waits = match result {
+            Ok(()) => false,
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => true,
+            Err(e) => {
+                // Its end is closed: it is dying, and its pidfd tells when.
+                log::debug!("cannot tell helper agent {}: {e}", agent.pid);
+                agent.outbox.clear();
+                false
+            }
+        };
+        if waits != agent.waits_for_room && !agent.channel_ended {
+            agent.waits_for_room = waits;
+            let trigger = if waits {
+                Trigger::ReadableOrWritable
+            } else {
+                Trigger::Readable
+            };
+            let channel = agent.channel.as_fd();
+            if let Err(e) = self.events.change(channel, agent.channel_token, trigger) {
+                log::error!("cannot wait for helper agent {}: {e}", agent.pid);
+            }
+        }
+        self.agent = Some(agent);
+    }
+
+    fn flush(&mut self, agent: &mut AgentProcess) -> io::Result<()> {
+        while let Some(item) = agent.outbox.front() {
+            if let Some((message, fds)) = self.resolve(item) {
+                if message == ToAgent::StoreEnd {
+                    agent.channel.send(&message, &[])?;
+                    drop(fds);
+                    agent.has_store = true;
+                    self.unwatch_outputs();
+                } else {
+                    agent.channel.send(&message, &fds)?;
+                }
+            }
+            agent.outbox.pop_front();
+        }
+        Ok(())
+    }
+
+    /// A message with its descriptors; `None` if what it is about has gone.
+    fn resolve(&self, item: &Item) -> Option<(ToAgent, Vec<BorrowedFd<'_>>)> {
+        Some(match item {
+            Item::Start => (
+                ToAgent::Start {
+                    instance_dir: self.instance_dir.to_string_lossy().into_owned(),
+                    parent_pid: self.parent_pid,
+                    watchdog_generation: self.generation,
+                },
+                self.descriptors.in_order().to_vec(),
+            ),
+            Item::Config => {
+                let config = &self.table.config;
+                (
+                    ToAgent::Config {
+                        generation: config.generation,
+                    },
+                    vec![config.document.as_fd(), config.log.as_fd()],
+                )
+            }
+            Item::Pending(generation) => {
+                let config = self
+                    .table
+                    .pending
+                    .as_ref()
+                    .filter(|c| c.generation == *generation)?;
+                (
+                    ToAgent::Config {
+                        generation: config.generation,
+                    },
+                    vec![config.document.as_fd(), config.log.as_fd()],
+                )
+            }
+            Item::Worker(client) => {
+                let entry = self.table.workers.get(*client)?;
+                (
+                    ToAgent::Worker {
+                        slot: client.slot(),
+                        generation: client.generation(),
+                        pid: entry.pid,
+                    },
+                    vec![entry.connection.as_fd(), entry.pidfd.as_fd()],
+                )
+            }
+            Item::Process(key) => {
+                let entry = self.table.processes.get(key)?;
+                let (slot, generation) = *key;
+                (
+                    ToAgent::Process {
+                        slot,
+                        generation,
+                        pid: entry.pid,
+                    },
+                    vec![
+                        entry.pidfd.as_fd(),
+                        entry.output.as_fd(),
+                        entry.control.as_fd(),
+                    ],
+                )
+            }
+            Item::StoreEnd => (ToAgent::StoreEnd, Vec::new()),
+            Item::Plain(message) => (message.clone(), Vec::new()),
+        })
+    }
+}
