@@ -134,9 +134,11 @@ module PassengerLoader
 
     # Runs the application on the received request. True: the connection can take another one.
     def answer(app)
-      @sent = @hijacked = false
+      @sent = @hijacked = @bodyless = false
       @stream = @rest = nil
       @env = environment
+      # Now: middleware may turn HEAD into GET for the application's sake.
+      @bodyless = @env['REQUEST_METHOD'] == 'HEAD'
       status, headers, body = app.call(@env)
       respond(status, headers, body) unless @hijacked
       ready_for_another?
@@ -253,7 +255,7 @@ module PassengerLoader
     end
 
     def write_response(head, status, headers, body)
-      if status == 204 || status == 304 || @env['REQUEST_METHOD'] == 'HEAD'
+      if @bodyless || status == 204 || status == 304
         write(start(head, 0))
       elsif body.respond_to?(:to_ary)
         write_array(head, body.to_ary)

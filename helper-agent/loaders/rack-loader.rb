@@ -171,8 +171,10 @@ module PassengerLoader
       end
     rescue Errno::EINVAL # after shutdown: none left
       nil
-    rescue Errno::ECONNABORTED
-      retry
+    rescue SystemCallError => e # no descriptor left, most likely
+      warn "Cannot accept a connection from Apache: #{e.message}"
+      make_room
+      sleep 0.1 # the listener stays ready: without this the loop would spin
     end
 
     def admit(io)
@@ -247,6 +249,7 @@ module PassengerLoader
     end
 
     def work
+      Thread.current.abort_on_exception = true # a pool that shrinks unseen would be worse
       PhusionPassenger.call_event(:starting_request_handler_thread)
       while (connection = @queue.pop)
         again = connection.answer(@app)

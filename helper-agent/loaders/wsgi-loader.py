@@ -5,6 +5,7 @@ descriptor 4; docs/protocols.md, section 4, is the contract. From top to bottom:
 over all connections, loading. What happens on one connection is in wsgi_connection.py. Python 3.7 and later.
 """
 
+import errno
 import faulthandler
 import importlib.machinery
 import importlib.util
@@ -16,6 +17,7 @@ import socket
 import struct
 import sys
 import threading
+import time
 import traceback
 
 # Python puts this file's directory first, unless PYTHONSAFEPATH forbids it; main() replaces it by the application's.
@@ -167,9 +169,11 @@ class Server:
         while True:
             try:
                 accepted, _address = self._listener.accept()
-            except ConnectionAbortedError:
-                continue
-            except OSError:  # none left
+            except OSError as error:
+                if error.errno not in (errno.EAGAIN, errno.EINVAL):  # EINVAL: after shutdown, none left
+                    print("Cannot accept a connection from Apache:", error, file=sys.stderr)
+                    self._make_room()
+                    time.sleep(0.1)  # the listener stays ready: without this the loop would spin
                 return
             self._admit(accepted)
 
@@ -254,7 +258,11 @@ class Server:
             connection = self._queue.get()
             if connection is None:
                 return
-            again = connection.answer(self._application)
+            try:
+                again = connection.answer(self._application)
+            except BaseException:  # an exit would only end this thread, and nobody would see the pool shrink
+                traceback.print_exc()
+                os._exit(1)
             del self._executing[connection]
             if again:
                 self._listen_to(connection)
