@@ -17,7 +17,7 @@ use passenger_shm::messages::{FromWorker, Hello, Registration, SpawnFailure, ToW
 use passenger_shm::{Client, ClientId, GroupKey, GroupRef, ModuleView};
 
 use crate::ffi::published::Published;
-use crate::ffi::{process, retained, server};
+use crate::ffi::{retained, server};
 use crate::upstream::connection::ConnectionCache;
 use crate::{codes, parent_watch};
 

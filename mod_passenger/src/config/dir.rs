@@ -101,7 +101,12 @@ impl<'p> DirConfig<'p> {
     fn is_empty(&self) -> bool {
         self.chain.is_empty() && self.sets_nothing()
     }
+}
 
+/// What a request asks. Directives that the table calls `NotYet` have their getter already, so that
+/// whoever builds them finds value and default in one place.
+#[allow(dead_code)]
+impl<'p> DirConfig<'p> {
     /// Numbers of the records this was merged from, outermost first: later ones win.
     pub(crate) fn chain(&self) -> &'p [u32] {
         self.chain

@@ -273,7 +273,7 @@ pub(crate) static DIRECTIVES: &[Directive] = &[
         c"file for the agent's and the apps' output")
         .alias(&[c"PassengerDebugLogFile"]).built(),
     global(c"PassengerDisableLogPrefix", Flag, "off",
-        c"whether lines of apps appear in the log without a prefix"),
+        c"whether lines of apps appear in the log without a prefix").built(),
     global(c"PassengerSocketBacklog", at_least(0), "2048",
         c"how many connections may wait at an app process' socket"),
     global(c"PassengerFileDescriptorLogFile", Text, "none",
@@ -288,7 +288,7 @@ pub(crate) static DIRECTIVES: &[Directive] = &[
         c"most processes of one app; 0 means no limit")
         .alias(&[c"RailsMaxInstancesPerApp"]).built(),
     global(c"PassengerResponseBufferHighWatermark", at_least(0), "134217728",
-        c"bytes of a response that are buffered for a slow client"),
+        c"bytes of a response that are buffered for a slow client").built(),
     global(c"PassengerUserSwitching", Flag, "on",
         c"whether an app runs as the owner of its startup file (needs root)")
         .alias(&[c"RailsUserSwitching"]).built(),
@@ -363,7 +363,7 @@ pub(crate) static DIRECTIVES: &[Directive] = &[
         c"name of the app; virtual hosts with the same name share processes").built(),
     app(c"PassengerRestartDir", Text, "tmp",
         c"directory of restart.txt, relative to the app root")
-        .sets(|c, _, v| c.restart_dir = Some(v.text())).built(),
+        .sets(|c, _, v| c.restart_dir = Some(v.text())),
     app(c"PassengerMinInstances", at_least(0), "1",
         c"processes kept once the app was used").built(),
     app(c"PassengerMaxRequests", at_least(0), "0",
@@ -395,7 +395,7 @@ pub(crate) static DIRECTIVES: &[Directive] = &[
     app(c"PassengerCustomErrorPage", Text, "none",
         c"HTML file shown when an app does not start"),
     app(c"PassengerForceMaxConcurrentRequestsPerProcess", Kind::Int { min: -1, max: u32::MAX as i64 }, "-1",
-        c"requests a process gets at once; 0 means no limit, -1 what it says itself"),
+        c"requests a process gets at once; 0 means no limit, -1 what it says itself").built(),
     app(c"PassengerMonitorLogFile", Texts, "none",
         c"log file shown in the outside admin panel, of which there is none").moot(),
     app(c"PassengerLveMinUid", at_least(0), "500",
@@ -446,9 +446,9 @@ pub(crate) static DIRECTIVES: &[Directive] = &[
     app(c"PassengerDebugger", Flag, "off",
         c"whether Ruby processes can be debugged").enterprise(),
     app(c"PassengerConcurrencyModel", CONCURRENCY_MODELS, "process",
-        c"process (one request per process) or thread").enterprise(),
+        c"process (one request per process) or thread").enterprise().built(),
     app(c"PassengerThreadCount", at_least(1), "1",
-        c"threads per process where the concurrency model is thread").enterprise(),
+        c"threads per process where the concurrency model is thread").enterprise().built(),
     location(c"PassengerMaxRequestTime", at_least(0), "0",
         c"seconds a request may take; 0 means no limit")
         .sets(|c, _, v| c.max_request_time = Some(v.number())).enterprise(),

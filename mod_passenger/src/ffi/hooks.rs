@@ -8,6 +8,7 @@ use super::bindings as c;
 use super::pool::Pool;
 use super::request::Request;
 use super::server::Configuring;
+use crate::config::DirConfig;
 use crate::handler::Outcome;
 use crate::{handler, lifecycle, mapping, worker};
 
@@ -139,7 +140,7 @@ unsafe extern "C" fn on_monitor(_pool: *mut c::apr_pool_t, _main: *mut c::server
 
 unsafe extern "C" fn on_end_generation(_main: *mut c::server_rec, generation: c::ap_generation_t) {
     guard((), || {
-        lifecycle::end_generation(u64::try_from(generation).unwrap_or(0))
+        lifecycle::end_generation(u64::try_from(generation).unwrap_or(0));
     });
 }
 
@@ -189,7 +190,7 @@ unsafe extern "C" fn on_dirwalk_stat(
         let path = unsafe { CStr::from_ptr(filename) }.to_bytes();
         let last = path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
         let is_too_long = last.len() > LONGEST_COMPONENT;
-        if is_too_long && crate::config::of_request(r).is_none_or(|config| config.enabled()) {
+        if is_too_long && crate::config::of_request(r).is_none_or(DirConfig::enabled) {
             return libc::ENOENT;
         }
         NOT_OURS

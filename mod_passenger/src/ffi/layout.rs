@@ -29,8 +29,7 @@ mod tests {
             let name = unsafe { CStr::from_ptr(name) }
                 .to_string_lossy()
                 .into_owned();
-            #[allow(clippy::cast_possible_truncation)] // apr_size_t is a machine word (shim.c)
-            entries.insert(name, value as usize);
+            entries.insert(name, value);
             // SAFETY: this was not the last entry, so there is another one behind it.
             entry = unsafe { entry.add(1) };
         }

@@ -17,7 +17,7 @@ pub(crate) mod retained;
 pub(crate) mod server;
 pub(crate) mod table;
 
-/// Stands in for httpd, which unit tests are not loaded into (made by build.rs).
+// Stands in for httpd, which unit tests are not loaded into (made by build.rs).
 #[cfg(test)]
 #[link(name = "httpd_stubs", kind = "static", modifiers = "+whole-archive")]
 extern "C" {}

@@ -43,5 +43,5 @@ pub static mut passenger_module: module = record();
 /// Our index in httpd's vectors; -1 before httpd loaded us.
 pub(crate) fn module_index() -> c_int {
     // SAFETY: httpd wrote it while it loaded us, before anything of ours ran; only read since.
-    unsafe { (*(&raw const passenger_module)).module_index }
+    unsafe { passenger_module.module_index }
 }

@@ -66,21 +66,6 @@ pub(crate) struct Retained {
     pub(crate) instance_dir: String,
 }
 
-/// Which descriptor of the instance.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Descriptor {
-    /// Parent channel; only the parent has it.
-    Channel,
-    /// `routes`, read-only.
-    Routes,
-    /// `traffic`.
-    Traffic,
-    /// The agent's doorbell.
-    Doorbell,
-    /// Workers' end of the hello channel.
-    Hello,
-}
-
 /// The five descriptors of an instance, owned.
 pub(crate) struct Descriptors {
     /// Parent channel.
@@ -128,18 +113,11 @@ pub(crate) fn get() -> Option<Retained> {
     })
 }
 
-/// One of the retained instance's descriptors, open for as long as it is retained.
-pub(crate) fn descriptor(which: Descriptor) -> Option<BorrowedFd<'static>> {
-    let raw = read()?;
-    let fd = match which {
-        Descriptor::Channel => raw.channel,
-        Descriptor::Routes => raw.routes,
-        Descriptor::Traffic => raw.traffic,
-        Descriptor::Doorbell => raw.doorbell,
-        Descriptor::Hello => raw.hello,
-    };
-    // SAFETY: a descriptor `keep` took ownership of. The parent closes it only in `forget` and
-    // `take_channel`, after which it is NONE here; the borrower duplicates it at once.
+/// The parent channel of the retained instance, open for as long as it is retained.
+pub(crate) fn channel() -> Option<BorrowedFd<'static>> {
+    let fd = read()?.channel;
+    // SAFETY: a descriptor `keep` took ownership of. The parent closes it only after
+    // `take_channel`, when it is NONE here; the borrower duplicates it at once.
     (fd != NONE).then(|| unsafe { BorrowedFd::borrow_raw(fd) })
 }
 
@@ -234,11 +212,10 @@ pub(crate) fn inherit() -> Option<(Retained, [OwnedFd; 4])> {
         return None;
     }
     if is_parent {
-        // SAFETY: retained and open; duplicated at once.
         let copies = fds.map(|fd| {
-            unsafe { BorrowedFd::borrow_raw(fd) }
-                .try_clone_to_owned()
-                .ok()
+            // SAFETY: retained and open; duplicated at once.
+            let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+            fd.try_clone_to_owned().ok()
         });
         let [Some(a), Some(b), Some(c), Some(d)] = copies else {
             return None;

@@ -2,7 +2,7 @@
 
 use std::ffi::CStr;
 use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::io::{Seek, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 
@@ -32,6 +32,8 @@ pub(super) fn sealed(config: &wire::Config) -> Result<OwnedFd, String> {
     file.set_permissions(std::fs::Permissions::from_mode(0o600))
         .map_err(|e| failed("protect", e))?;
     file.write_all(&bytes).map_err(|e| failed("write", e))?;
+    // The descriptor travels with its offset.
+    file.rewind().map_err(|e| failed("rewind", e))?;
     let seals = SealFlag::F_SEAL_WRITE
         | SealFlag::F_SEAL_SHRINK
         | SealFlag::F_SEAL_GROW
@@ -82,7 +84,7 @@ pub(super) fn log(configuring: Configuring<'_>) -> Result<OwnedFd, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::{Read, Seek};
+    use std::io::Read;
 
     fn config() -> wire::Config {
         wire::Config {
@@ -109,7 +111,6 @@ mod tests {
             file.metadata().expect("metadata").permissions().mode() & 0o777,
             0o600
         );
-        file.rewind().expect("rewind");
         let mut text = Vec::new();
         file.read_to_end(&mut text).expect("read");
         let read: wire::Config = wire::decode(&text).expect("JSON");

@@ -15,7 +15,7 @@ use passenger_shm::messages::{self as wire, FromParent, ToParent};
 use super::{checks, handover, watch};
 use crate::ffi::launch::Launch;
 use crate::ffi::log::NOTICE;
-use crate::ffi::retained::{self, Descriptor, Descriptors, Retained};
+use crate::ffi::retained::{self, Descriptors, Retained};
 use crate::ffi::server::{self, Configuring};
 use crate::{codes, config};
 
@@ -177,7 +177,7 @@ fn await_ready(channel: &Channel) -> Result<(String, [OwnedFd; READY_DESCRIPTORS
                 READY_TIMEOUT.as_secs()
             ));
         }
-        match channel.recv::<ToParent>().map_err(|e| cannot_hear(&e))? {
+        match hear(channel).map_err(|e| cannot_hear(&e))? {
             None => {
                 return Err("the watchdog ended before it was ready; its log says why".to_owned())
             }
@@ -201,6 +201,14 @@ fn await_ready(channel: &Channel) -> Result<(String, [OwnedFd; READY_DESCRIPTORS
     }
 }
 
+/// The next message; `None` at the end. A far end that closes with unread messages resets the channel.
+fn hear(channel: &Channel) -> io::Result<Option<Received<ToParent>>> {
+    match channel.recv::<ToParent>() {
+        Err(why) if why.kind() == io::ErrorKind::ConnectionReset => Ok(None),
+        answer => answer,
+    }
+}
+
 fn cannot_hear(why: &io::Error) -> String {
     format!("cannot hear what the watchdog says: {why}")
 }
@@ -209,8 +217,7 @@ fn cannot_hear(why: &io::Error) -> String {
 
 /// A duplicate of the retained channel; both share one socket.
 fn channel() -> io::Result<Channel> {
-    let fd = retained::descriptor(Descriptor::Channel)
-        .ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected))?;
+    let fd = retained::channel().ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected))?;
     fd.try_clone_to_owned().map(Channel::from)
 }
 
@@ -228,7 +235,7 @@ fn listen(instance: &Retained) {
         return;
     }
     loop {
-        match channel.recv::<ToParent>() {
+        match hear(&channel) {
             Ok(Some(received)) => say(&received.message),
             Ok(None) => {
                 log::error!(
@@ -294,6 +301,7 @@ fn describe(status: i32) -> String {
 
 /// The last worker of a generation is gone: an instance that served up to it may stop.
 pub(crate) fn end_generation(generation: u64) {
+    log::debug!("the last worker of generation {generation} is gone");
     // httpd counts these from 0, configurations from 1.
     if let Some(channel) = retained::take_draining(generation + 1) {
         let deadline_ms = u64::from(config::globals().shutdown_timeout) * 1000;
@@ -340,7 +348,7 @@ pub(super) fn stop() {
 /// Waits for the end of file; `false` when the deadline passed.
 fn await_end(channel: &Channel, deadline: Instant) -> bool {
     loop {
-        match channel.recv::<ToParent>() {
+        match hear(channel) {
             Ok(Some(received)) => say(&received.message),
             Ok(None) => return true,
             Err(why) if why.kind() == io::ErrorKind::WouldBlock => {
@@ -349,8 +357,10 @@ fn await_end(channel: &Channel, deadline: Instant) -> bool {
                     return false;
                 }
             }
-            // A reset is an end, too.
-            Err(_) => return true,
+            Err(why) => {
+                log::error!("{}: {}", codes::STOP, cannot_hear(&why));
+                return true;
+            }
         }
     }
 }
@@ -397,6 +407,17 @@ mod tests {
         drop(theirs);
         assert!(await_ready(&ours)
             .expect_err("end of file")
+            .contains("ended before"));
+    }
+
+    #[test]
+    fn a_watchdog_that_dies_without_reading_ended() {
+        let (ours, theirs) = Channel::pair().expect("pair");
+        ours.send(&FromParent::Configure { generation: 1 }, &[])
+            .expect("send");
+        drop(theirs);
+        assert!(await_ready(&ours)
+            .expect_err("reset")
             .contains("ended before"));
     }
 

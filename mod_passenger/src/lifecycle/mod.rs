@@ -41,9 +41,8 @@ pub(crate) fn check_config(configuring: Configuring<'_>) -> Result<(), Refused> 
     let generation = server::generation();
     let globals = config::with_collected(|collected| {
         if generation == 0 {
-            report(collected, |line| {
-                sink::console(log::Level::Warn, format_args!("{line}"))
-            });
+            let say = |line: String| sink::console(log::Level::Warn, format_args!("{line}"));
+            report(collected, say, say);
         }
         read_globals(configuring, generation, collected)
     });
@@ -73,7 +72,17 @@ pub(crate) fn post_config(configuring: Configuring<'_>) -> Result<(), Refused> {
         return Ok(());
     }
     let snapshot = config::with_collected(|collected| {
-        report(collected, |line| log::warn!("{line}"));
+        // Once at the start; at a restart only for those who ask for more.
+        let target = if generation == 1 {
+            sink::NOTICE
+        } else {
+            "config"
+        };
+        report(
+            collected,
+            |line| log::warn!("{line}"),
+            |line| log::info!(target: target, "{line}"),
+        );
         let facts = config::Facts {
             generation,
             build: checks::installed_build(&config::globals().root),
@@ -112,12 +121,12 @@ pub(crate) fn post_config(configuring: Configuring<'_>) -> Result<(), Refused> {
     }
 }
 
-fn report(collected: &Collected, mut say: impl FnMut(String)) {
+fn report(collected: &Collected, warn: impl Fn(String), note: impl Fn(String)) {
     for warning in &collected.warnings {
-        say(format!("{}: {warning}", codes::CONFIG_WARNING));
+        warn(format!("{}: {warning}", codes::CONFIG_WARNING));
     }
     if let Some(line) = collected.not_yet_line() {
-        say(format!("{}: {line}", codes::NOT_YET));
+        note(format!("{}: {line}", codes::NOT_YET));
     }
 }
 
