@@ -226,8 +226,13 @@ pub(crate) fn push_pending(r: &mut Request<'_>) -> Result<(), ClientLost> {
     if last.is_null() {
         return Ok(());
     }
-    // SAFETY: a live filter; NULL is the documented "push what you have" of the core output filter.
-    let status = unsafe { c::ap_pass_brigade(last, std::ptr::null_mut()) };
+    // SAFETY: a live filter, whose registration lives as long as its module; it is an output filter.
+    let Some(write) = (unsafe { (*(*last).frec).filter_func.out_func }) else {
+        return Ok(());
+    };
+    // Not through `ap_pass_brigade`, which looks into the brigade (it crashed httpd).
+    // SAFETY: NULL is the core output filter's "push what you have", as httpd's MPMs use it.
+    let status = unsafe { write(last, std::ptr::null_mut()) };
     verdict(r, status)
 }
 
