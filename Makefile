@@ -8,7 +8,7 @@ PORT ?= 8080
 # cargo honours CARGO_TARGET_DIR; so does everything here.
 TARGET := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 STAGE := $(TARGET)/stage
-LOADERS := $(shell cd helper-agent/loaders && find . -type f -not -name '*.pyc' -not -path '*/tests/*' | sed 's|^\./||' | sort)
+LOADERS := $(shell cd helper-agent/loaders && find . -type f -not -name '*.md' -not -name '*.pyc' -not -path '*/tests/*' | sed 's|^\./||' | sort)
 
 .DEFAULT_GOAL := help
 .PHONY: help run test build install bench deps stage

@@ -83,10 +83,11 @@ fn the_next_agent_starts_processes_and_notices_their_death() {
         .iter()
         .for_each(|pid| processes::signal(*pid, Signal::SIGKILL));
     assert_eq!(server.get("python", "/").status, 200);
-    until("two new processes", PATIENCE, || {
-        let now = server.app_pids("python");
-        now.len() == 2 && now.iter().all(|pid| !adopted.contains(pid))
-    });
+    let now = server.await_processes("python", 2);
+    assert!(
+        now.iter().all(|pid| !adopted.contains(pid)),
+        "{now:?} of {adopted:?}"
+    );
 }
 
 #[test]

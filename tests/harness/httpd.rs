@@ -16,7 +16,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long an orderly stop may take in a test whose apps are well-behaved.
 const STOP: Duration = Duration::from_secs(40);
@@ -296,6 +296,33 @@ impl Server {
         processes::members_of(&self.root)
     }
 
+    /// As [`Server::survivors`], after the moment that the watchdog may take to exit once it has said that
+    /// everything is over: httpd's parent goes on at that word.
+    #[must_use]
+    pub fn survivors_after_a_moment(&self) -> Vec<ProcessId> {
+        let end = Instant::now() + Duration::from_secs(2);
+        loop {
+            let left = self.survivors();
+            if left.is_empty() || Instant::now() >= end {
+                return left;
+            }
+        }
+    }
+
+    /// Waits until a site has exactly `count` processes and all of them have said that they are ready.
+    pub fn await_processes(&self, site: &str, count: usize) -> Vec<ProcessId> {
+        until_some(
+            &format!("{count} ready processes of {site}"),
+            PATIENCE,
+            || {
+                let pids = self.app_pids(site);
+                let text = self.log().text();
+                let is_ready = |pid: &ProcessId| text.contains(&format!("process {pid} is ready"));
+                (pids.len() == count && pids.iter().all(is_ready)).then_some(pids)
+            },
+        )
+    }
+
     /// Says that this test left it in a state where an orderly stop is not to be expected: at the end
     /// everything is killed at once and nothing is checked.
     pub fn abandon(&mut self) {
@@ -444,7 +471,7 @@ impl Server {
             // Its processes end some time after httpd, by design.
             return Vec::new();
         }
-        for pid in self.survivors() {
+        for pid in self.survivors_after_a_moment() {
             complaints.push(format!(
                 "process {pid} outlived httpd: {}",
                 processes::command_of(pid)
