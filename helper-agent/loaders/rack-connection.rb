@@ -195,7 +195,7 @@ module PassengerLoader
       env['rack.version'] = RACK_VERSION
       env['rack.input'] = @input = body_input
       env['rack.errors'] = $stderr
-      env['rack.url_scheme'] = %w[on 1].include?(env['HTTPS']) ? 'https' : 'http'
+      env['rack.url_scheme'] = case env['HTTPS'] when nil, '', 'off', '0' then 'http' else 'https' end
       env['rack.multithread'] = @server.threaded?
       env['rack.multiprocess'] = true
       env['rack.run_once'] = false
@@ -217,7 +217,7 @@ module PassengerLoader
     end
 
     def respond(status, headers, body)
-      head = String.new(status.to_s, capacity: 512, encoding: Encoding::BINARY)
+      head = status.to_s.b
       hijack = fill_head(head, headers)
       hijack ? hand_over(head, hijack) : write_response(head, status.to_i, headers, body)
     ensure
@@ -319,8 +319,13 @@ module PassengerLoader
       pending.clear
     end
 
-    def write(*strings)
-      @io.write(*strings)
+    # The first attempt does not let go of the interpreter lock, which costs more than most writes.
+    def write(string, *more)
+      written = more.empty? ? @io.write_nonblock(string, exception: false) : 0
+      return if written == string.bytesize
+
+      string = string.byteslice(written..) if written.is_a?(Integer)
+      @io.write(string, *more)
     rescue *PEER_GONE
       raise PeerGone
     end
@@ -359,8 +364,11 @@ module PassengerLoader
     end
 
     def finished(status, headers, error)
-      @input&.close
-      @env&.fetch('rack.response_finished')&.reverse_each { |callback| callback.call(@env, status, headers, error) }
+      @input&.close if @stream
+      callbacks = @env && @env['rack.response_finished']
+      return if callbacks.nil? || callbacks.empty?
+
+      callbacks.reverse_each { |callback| callback.call(@env, status, headers, error) }
     rescue StandardError => e
       @server.log_exception(e, @env)
     ensure

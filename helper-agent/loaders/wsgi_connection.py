@@ -173,7 +173,7 @@ class Connection:
         environ = dict(zip(pieces, pieces))
         environ.update(self._server.environ)
         environ["wsgi.input"] = self._input()
-        environ["wsgi.url_scheme"] = "https" if environ.get("HTTPS") in ("on", "1") else "http"
+        environ["wsgi.url_scheme"] = "http" if environ.get("HTTPS", "") in ("", "off", "0") else "https"
         return environ
 
     def _input(self):
