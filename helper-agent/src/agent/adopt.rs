@@ -116,6 +116,7 @@ impl Agent {
             question: None,
             is_ending: false,
             is_drained: false,
+            is_silent: false,
         };
         let Some((snapshot, group)) = snapshot.zip(group).filter(|(s, _)| serves(s)) else {
             self.end_leftover(id, process);

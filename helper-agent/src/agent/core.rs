@@ -200,6 +200,7 @@ impl Agent {
             Happening::Prepared { process, result } => self.on_prepared(process, result),
             Happening::Said { process, said } => self.on_said(process, said),
             Happening::Exited { process } => self.on_exited(process),
+            Happening::ControlClosed { process } => self.on_control_closed(process),
             Happening::OutputClosed { process } => self.on_output_closed(process),
             Happening::StartTimedOut { process } => self.on_start_timed_out(process),
             Happening::Overdue { process } => self.on_overdue(process),

@@ -11,7 +11,6 @@ use super::processes::{Body, Phase};
 use super::tasks::{self, Happening};
 use crate::instance;
 use crate::pool::{Event, ProcessId};
-use crate::spawn::report::Cause;
 use crate::sys::process::{self, ExitStatus};
 
 /// What a failed process printed last may take so long to arrive after its end.
@@ -62,8 +61,8 @@ impl Agent {
         };
         let status = end_of(body);
         let pid = body.pid;
-        let (reference, is_ending, is_drained) =
-            (process.reference, process.is_ending, process.is_drained);
+        let (reference, is_ending) = (process.reference, process.is_ending);
+        let is_complete = process.is_drained && process.is_silent;
         let path =
             instance::app_socket(&self.instance_dir, reference.slot(), reference.generation());
         if let Err(e) = std::fs::remove_file(&path) {
@@ -71,9 +70,8 @@ impl Agent {
         }
         match &mut process.phase {
             Phase::Starting(starting) => {
-                starting.has_ended = true;
-                starting.cause.get_or_insert(Cause::Ended(status));
-                if is_drained {
+                starting.ended = Some(status);
+                if is_complete {
                     self.conclude(id);
                 } else {
                     let conclude = Happening::Conclude { process: id };
@@ -103,10 +101,31 @@ impl Agent {
             return;
         };
         process.is_drained = true;
-        match &process.phase {
-            Phase::Starting(starting) if starting.has_ended => self.conclude(id),
-            Phase::Dead { .. } => self.store.forget(process.reference),
-            Phase::Starting(_) | Phase::Serving => {}
+        if matches!(process.phase, Phase::Dead { .. }) {
+            self.store.forget(process.reference);
+        }
+        self.conclude_if_complete(id);
+    }
+
+    pub(super) fn on_control_closed(&mut self, id: ProcessId) {
+        if let Some(process) = self.processes.get_mut(id) {
+            process.is_silent = true;
+        }
+        self.conclude_if_complete(id);
+    }
+
+    /// Whether a failed start has said and printed all it ever will.
+    fn conclude_if_complete(&mut self, id: ProcessId) {
+        let Some(process) = self.processes.get_mut(id) else {
+            return;
+        };
+        let is_complete = process.is_drained && process.is_silent;
+        if is_complete
+            && process
+                .starting()
+                .is_some_and(|starting| starting.ended.is_some())
+        {
+            self.conclude(id);
         }
     }
 

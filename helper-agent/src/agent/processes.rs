@@ -33,6 +33,8 @@ pub(super) struct Process {
     pub(super) is_ending: bool,
     /// Whether its output is read to the end.
     pub(super) is_drained: bool,
+    /// Whether its control socket is read to the end.
+    pub(super) is_silent: bool,
 }
 
 /// Where it is in its life, as the rim sees it.
@@ -62,8 +64,9 @@ pub(super) struct Starting {
     pub(super) uid: u32,
     pub(super) forced_concurrency: Option<u32>,
     pub(super) began: Instant,
-    /// Set when it ended; the report waits a moment for the rest of its output.
-    pub(super) has_ended: bool,
+    /// Set when it ended, with its status if that is known; the report waits a moment for the rest of
+    /// what it said and printed.
+    pub(super) ended: Option<Option<ExitStatus>>,
 }
 
 /// Descriptors and tasks of a process that exists.

@@ -48,7 +48,7 @@ impl Agent {
             uid: effective_uid(),
             forced_concurrency: None,
             began: Instant::now(),
-            has_ended: false,
+            ended: None,
         };
         let process = Process {
             group: group_id,
@@ -59,6 +59,7 @@ impl Agent {
             question: None,
             is_ending: false,
             is_drained: false,
+            is_silent: false,
         };
         let configuration = Arc::clone(&group.configuration);
         let registration = group.registration.clone();
@@ -333,7 +334,8 @@ impl Agent {
             return;
         };
         starting.deadline.abort();
-        let cause = starting.cause.take().unwrap_or(Cause::Ended(None));
+        let ended = Cause::Ended(starting.ended.flatten());
+        let cause = starting.cause.take().unwrap_or(ended);
         let tail = starting
             .tail
             .lock()

@@ -54,6 +54,8 @@ pub(super) enum Happening {
     },
     /// A process has ended.
     Exited { process: ProcessId },
+    /// A process's control socket is read to its end.
+    ControlClosed { process: ProcessId },
     /// A process's output is read to its end.
     OutputClosed { process: ProcessId },
     /// A start took too long.
@@ -154,6 +156,16 @@ pub(super) async fn control(
     process: ProcessId,
     socket: Arc<UnixStream>,
     out: Happenings,
+) -> io::Result<()> {
+    let result = control_lines(process, socket, &out).await;
+    let _ = out.send(Happening::ControlClosed { process }).await;
+    result
+}
+
+async fn control_lines(
+    process: ProcessId,
+    socket: Arc<UnixStream>,
+    out: &Happenings,
 ) -> io::Result<()> {
     let fd = watch(socket)?;
     let mut lines = Lines::default();

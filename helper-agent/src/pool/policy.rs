@@ -11,6 +11,10 @@ use super::{group, Pool};
 
 /// A waiter younger than this may just be taking the seat it was woken for.
 const QUEUE_IS_SERIOUS_MS: u64 = 20;
+/// So long after a process became ready the queue may still be on its way into it.
+const SETTLE_MS: u64 = 50;
+/// Seats that are all taken by the same requests for so long will not serve the next one soon.
+const STUCK_MS: u64 = 1_000;
 /// After `stop` was said a process has so long before SIGTERM …
 const TERMINATE_AFTER_MS: u64 = 5_000;
 /// … and after SIGTERM so long before SIGKILL.
@@ -29,7 +33,7 @@ enum Wish {
     Starved,
     /// Requests wait although processes run.
     Short,
-    /// Every seat is taken.
+    /// Every seat is taken, and has been for long.
     Full,
     /// Fewer processes than configured.
     Minimum,
@@ -43,6 +47,9 @@ struct Count {
     starting: u32,
     live: u32,
     full: u32,
+    stuck: u32,
+    /// Became live a moment ago.
+    fresh: u32,
     unlimited: u32,
     old: u32,
 }
@@ -66,7 +73,7 @@ impl Pool {
     /// How long the rim may wait before it should look at the tables again, in milliseconds.
     #[must_use]
     pub fn next_look_ms(&self, now: Millis) -> u64 {
-        let counts = self.counts();
+        let counts = self.counts(now);
         let drains = self
             .processes
             .values()
@@ -84,7 +91,7 @@ impl Pool {
         wait
     }
 
-    fn counts(&self) -> BTreeMap<GroupId, Count> {
+    fn counts(&self, now: Millis) -> BTreeMap<GroupId, Count> {
         let mut counts: BTreeMap<GroupId, Count> = BTreeMap::new();
         for process in self.processes.values() {
             let count = counts.entry(process.group).or_default();
@@ -94,6 +101,11 @@ impl Pool {
                 State::Live => {
                     count.live += 1;
                     count.full += u32::from(process.is_full());
+                    let is_stuck = process
+                        .stuck_since
+                        .is_some_and(|t| now.since(t) >= STUCK_MS);
+                    count.stuck += u32::from(is_stuck);
+                    count.fresh += u32::from(now.since(process.since) < SETTLE_MS);
                     count.unlimited += u32::from(process.concurrency == 0);
                     count.old += u32::from(process.edition < edition);
                 }
@@ -126,12 +138,13 @@ impl Pool {
         }
         if max == 0 || count.live < max {
             let all_full = count.live > 0 && count.full == count.live;
+            let all_stuck = count.live > 0 && count.stuck == count.live;
             let is_serious = group.queue.oldest_ms >= QUEUE_IS_SERIOUS_MS;
-            let waits = group.queue.waiting > 0 && count.unlimited == 0 && (all_full || is_serious);
-            if waits && may_serve(true) {
+            let waits = group.queue.waiting > 0 && (all_full || is_serious);
+            if waits && count.unlimited == 0 && count.fresh == 0 && may_serve(true) {
                 return Some(Wish::Short);
             }
-            if all_full && may_fill {
+            if all_stuck && may_fill {
                 return Some(Wish::Full);
             }
             if count.live < group.min_instances() && may_fill {
@@ -161,7 +174,7 @@ impl Pool {
     /// while somebody starves.
     fn fill(&mut self, now: Millis, out: &mut Vec<Command>) {
         while !self.is_pool_full() {
-            let counts = self.counts();
+            let counts = self.counts(now);
             let best = self
                 .groups
                 .iter()
@@ -193,7 +206,7 @@ impl Pool {
         if !self.is_pool_full() {
             return;
         }
-        let counts = self.counts();
+        let counts = self.counts(now);
         let wishes: Vec<(GroupId, Wish)> = self
             .groups
             .keys()
@@ -225,7 +238,7 @@ impl Pool {
     /// Who makes room: an idle process (longest unused first); else one of the group with most
     /// processes, if it has several; else the one longest in service, after its residence.
     fn victim(&self, now: Millis) -> Option<ProcessId> {
-        let counts = self.counts();
+        let counts = self.counts(now);
         let live = || self.processes.iter().filter(|(_, p)| p.is_live());
         let idle = live()
             .filter(|(_, p)| p.is_idle() && !self.has_queue(p.group))
@@ -273,7 +286,7 @@ impl Pool {
     /// Ends idle processes: those unused for the pool's idle time beyond the group's minimum, and
     /// any while the pool is over a limit that was lowered.
     fn reap(&mut self, now: Millis, out: &mut Vec<Command>) {
-        let mut counts = self.counts();
+        let mut counts = self.counts(now);
         let mut idle: Vec<(Millis, ProcessId)> = self
             .processes
             .iter()

@@ -40,6 +40,8 @@ pub(super) struct Process {
     pub(super) load: LoadSeen,
     /// Last moment it was seen in use, or became live.
     pub(super) last_used: Millis,
+    /// Since when every seat is taken by the same requests as now.
+    pub(super) stuck_since: Option<Millis>,
     /// Counts the group's restarts; older than the group's means: to be replaced.
     pub(super) edition: u64,
 }
@@ -53,6 +55,7 @@ impl Process {
             concurrency: 0,
             load: LoadSeen::default(),
             last_used: now,
+            stuck_since: None,
             edition,
         }
     }
@@ -87,7 +90,12 @@ impl Process {
         if seen.in_use > 0 || seen.orphans > 0 || seen.takes != self.load.takes {
             self.last_used = now;
         }
+        let is_same = seen.takes == self.load.takes;
         self.load = seen;
+        self.stuck_since = match self.stuck_since {
+            Some(since) if is_same && self.is_full() => Some(since),
+            _ => self.is_full().then_some(now),
+        };
         if let State::Ending(Stage::Draining { is_seen, .. }) = &mut self.state {
             *is_seen = true;
         }

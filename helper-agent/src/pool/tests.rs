@@ -105,22 +105,59 @@ fn without_a_minimum_only_demand_starts_a_process() {
 }
 
 #[test]
-fn a_queue_or_full_processes_start_another_up_to_the_limit() {
+fn a_queue_starts_another_process_up_to_the_limit() {
     let mut pool = pool(2);
     let first = one(&add(&mut pool, 0, GROUP, 1));
-    ready(&mut pool, 10, first);
+    waits(&mut pool, 5, GROUP, 9, 500);
     assert_eq!(
-        waits(&mut pool, 11, GROUP, 1, 1),
+        ready(&mut pool, 10, first),
         vec![],
-        "the waiter was only just woken"
+        "the queue is on its way into it"
     );
-    let second = one(&busy(&mut pool, 20, first, 1, 0));
-    ready(&mut pool, 30, second);
+    assert_eq!(waits(&mut pool, 40, GROUP, 8, 530), vec![]);
+    let second = one(&busy(&mut pool, 60, first, 1, 0));
+    ready(&mut pool, 70, second);
     assert_eq!(
-        busy(&mut pool, 40, second, 1, 0),
+        waits(&mut pool, 500, GROUP, 1, 90),
         vec![],
         "the pool is full"
     );
+}
+
+#[test]
+fn short_requests_one_after_the_other_need_no_second_process() {
+    let mut pool = pool(6);
+    let first = one(&add(&mut pool, 0, GROUP, 1));
+    ready(&mut pool, 10, first);
+    for now in 1..100 {
+        let loads = vec![(
+            first,
+            LoadSeen {
+                in_use: 1,
+                orphans: 0,
+                takes: now,
+            },
+        )];
+        let looked = Event::Looked(Observation {
+            queues: vec![],
+            loads,
+        });
+        assert_eq!(
+            pool.handle(Millis(now * 1_000), looked),
+            vec![],
+            "at {now} s"
+        );
+    }
+}
+
+#[test]
+fn seats_taken_for_long_start_another_process_before_anybody_waits() {
+    let mut pool = pool(6);
+    let first = one(&add(&mut pool, 0, GROUP, 1));
+    ready(&mut pool, 10, first);
+    assert_eq!(busy(&mut pool, 20, first, 1, 0), vec![]);
+    assert_eq!(busy(&mut pool, 1_019, first, 1, 0), vec![]);
+    one(&busy(&mut pool, 1_020, first, 0, 1));
 }
 
 #[test]
@@ -182,11 +219,12 @@ fn idle_processes_are_reaped_down_to_the_minimum() {
     let mut pool = pool(6);
     let first = one(&add(&mut pool, 0, GROUP, 1));
     ready(&mut pool, 10, first);
-    let second = one(&busy(&mut pool, 20, first, 1, 0));
-    ready(&mut pool, 30, second);
-    busy(&mut pool, 40, first, 0, 0);
-    assert_eq!(pool.handle(Millis(300_019), Event::Tick), vec![]);
-    let drained = pool.handle(Millis(300_020), Event::Tick);
+    busy(&mut pool, 15, first, 1, 0);
+    let second = one(&busy(&mut pool, 1_020, first, 1, 0));
+    ready(&mut pool, 1_030, second);
+    busy(&mut pool, 1_040, first, 0, 0);
+    assert_eq!(pool.handle(Millis(301_019), Event::Tick), vec![]);
+    let drained = pool.handle(Millis(301_020), Event::Tick);
     assert_eq!(
         drained,
         vec![Command::Drain { process: first }],

@@ -1,0 +1,643 @@
+//! What the agent's tests share: the test plays watchdog (descriptor store) and httpd worker around a real
+//! agent, real segments and the real loaders. Leaves no process and no file behind, also when a test fails.
+
+// Each test file uses its own part of it.
+#![allow(dead_code)]
+
+use std::collections::BTreeMap;
+use std::ffi::CString;
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use helper_agent::instance::{self, Instance};
+use helper_agent::store::{ToAgent, ToWatchdog};
+use helper_agent::sys::pidfd::Pidfd;
+use helper_agent::sys::spawn::{spawn, Program, Started};
+use helper_agent::sys::{descriptor, memfd, tree};
+use passenger_shm::channel::{Channel, Received};
+use passenger_shm::messages::{
+    Apache, Config, Directive, FromWorker, Record, Registration, Server, SpawnFailure, ToWorker,
+};
+use passenger_shm::{
+    create_segments, Capacities, Client, ClientId, GroupRef, InspectView, ModuleView, ProcessRef,
+    Seat, SegmentFds,
+};
+
+/// Longest wait for anything.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Asks until there is an answer.
+pub(crate) fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(
+            Instant::now() < deadline,
+            "waited {PATIENCE:?} in vain: {what}"
+        );
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+pub(crate) fn is_running(pid: i32) -> bool {
+    tree::Entry::of(pid).is_some_and(|entry| entry.state != 'Z')
+}
+
+/// A private installation with apps in it.
+pub(crate) struct Stage {
+    pub(crate) directory: PathBuf,
+}
+
+impl Stage {
+    pub(crate) fn new(test: &str) -> Self {
+        let name = format!("psgr-agent-{}-{test}", std::process::id());
+        let directory = std::env::temp_dir().join(name);
+        let _ = fs::remove_dir_all(&directory);
+        for part in ["libexec", "share/passenger", "apps"] {
+            fs::create_dir_all(directory.join(part)).unwrap();
+        }
+        let image = directory.join("libexec/passenger-helper-agent");
+        let built = Path::new(env!("CARGO_BIN_EXE_passenger-helper-agent"));
+        if fs::hard_link(built, &image).is_err() {
+            fs::copy(built, &image).unwrap();
+        }
+        let loaders = Path::new(env!("CARGO_MANIFEST_DIR")).join("loaders");
+        let staged = directory.join("share/passenger/loaders");
+        fs::create_dir(&staged).unwrap();
+        for file in fs::read_dir(loaders).unwrap().flatten() {
+            if file.path().is_file() {
+                fs::copy(file.path(), staged.join(file.file_name())).unwrap();
+            }
+        }
+        Self { directory }
+    }
+
+    /// Makes an app; returns its document root. Files are (name, text).
+    pub(crate) fn app(&self, name: &str, files: &[(&str, &str)]) -> String {
+        let root = self.directory.join("apps").join(name);
+        fs::create_dir_all(root.join("public")).unwrap();
+        for (file, text) in files {
+            fs::write(root.join(file), text).unwrap();
+        }
+        root.join("public").to_str().unwrap().to_owned()
+    }
+
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.directory.join("log")).unwrap_or_default()
+    }
+
+    pub(crate) fn wait_for_log(&self, text: &str) {
+        wait_for(&format!("{text:?} in the log"), || {
+            self.log().contains(text).then_some(())
+        });
+    }
+
+    fn log_file(&self) -> OwnedFd {
+        let path = self.directory.join("log");
+        let file = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&path)
+            .unwrap();
+        fs::set_permissions(path, Permissions::from_mode(0o644)).unwrap();
+        file.into()
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!(
+                "--- log of {} ---\n{}",
+                self.directory.display(),
+                self.log()
+            );
+        }
+        let _ = fs::remove_dir_all(&self.directory);
+    }
+}
+
+pub(crate) fn directive(name: &str, value: &str) -> Directive {
+    Directive {
+        name: name.into(),
+        args: vec![value.into()],
+        file: "test.conf".into(),
+        line: 1,
+    }
+}
+
+/// A configuration: one server per document root, one record with these directives for each of them.
+pub(crate) fn config(
+    generation: u64,
+    global: &[(&str, &str)],
+    sites: &[(&str, &[(&str, &str)])],
+) -> Config {
+    let mut all = vec![directive("PassengerLogLevel", "4")];
+    all.extend(global.iter().map(|(name, value)| directive(name, value)));
+    Config {
+        generation,
+        build: "test".into(),
+        apache: Apache {
+            uid: nix::unistd::geteuid().as_raw(),
+            gid: nix::unistd::getegid().as_raw(),
+            software: "Test/1.0".into(),
+            mpm: "event".into(),
+            server_limit: 4,
+            max_threads: 64,
+        },
+        global: all,
+        servers: sites
+            .iter()
+            .map(|(root, _)| Server {
+                name: String::new(),
+                document_root: (*root).into(),
+                env: vec![("FROM_SERVER".into(), "yes".into())],
+            })
+            .collect(),
+        records: sites
+            .iter()
+            .zip(1..)
+            .map(|((root, directives), id)| Record {
+                id,
+                section: format!("<VirtualHost {root}>"),
+                directives: directives
+                    .iter()
+                    .zip(1..)
+                    .map(|((name, value), line)| Directive {
+                        line: id * 100 + line,
+                        ..directive(name, value)
+                    })
+                    .collect(),
+            })
+            .collect(),
+    }
+}
+
+/// The store's copy of a process.
+pub(crate) struct Kept {
+    pub(crate) pid: i32,
+    fds: [OwnedFd; 3],
+}
+
+/// A watchdog that is the test, with its agent.
+pub(crate) struct Watchdog {
+    pub(crate) stage: Stage,
+    pub(crate) instance: Instance,
+    pub(crate) segments: SegmentFds,
+    pub(crate) agent: Started,
+    pub(crate) channel: Channel,
+    pub(crate) store: BTreeMap<(u32, u32), Kept>,
+    pub(crate) workers: Vec<Worker>,
+    doorbell: OwnedFd,
+    spare: Vec<OwnedFd>,
+    config: Config,
+    /// Messages of the agent that were not about processes.
+    pub(crate) said: Vec<ToWatchdog>,
+}
+
+/// A worker that is the test.
+pub(crate) struct Worker {
+    pub(crate) client: Client,
+    pub(crate) view: ModuleView,
+    pub(crate) channel: Channel,
+    id: ClientId,
+    far_end: Option<OwnedFd>,
+    instance_dir: PathBuf,
+}
+
+impl Watchdog {
+    /// Starts an agent and waits until it is ready.
+    pub(crate) fn start(stage: Stage, config: Config) -> Self {
+        let mut watchdog = Self::launch(stage, config);
+        watchdog.wait_ready();
+        watchdog
+    }
+
+    pub(crate) fn launch(stage: Stage, config: Config) -> Self {
+        let segments = create_segments(&Capacities::for_httpd(4, 64, 6)).unwrap();
+        let doorbell = descriptor::doorbell().unwrap();
+        let instance = Instance::create(&stage.directory.join("registry")).unwrap();
+        let (hello, hello_workers) = Channel::pair().unwrap();
+        let (parent, parent_far) = Channel::pair().unwrap();
+        let spare: Vec<OwnedFd> = [hello, hello_workers, parent, parent_far]
+            .into_iter()
+            .map(OwnedFd::from)
+            .collect();
+        let (agent, channel) = launch_agent(&stage);
+        let mut watchdog = Self {
+            stage,
+            instance,
+            segments,
+            agent,
+            channel,
+            store: BTreeMap::new(),
+            workers: Vec::new(),
+            doorbell,
+            spare,
+            config,
+            said: Vec::new(),
+        };
+        watchdog.send_store();
+        watchdog
+    }
+
+    /// Another agent for the same instance.
+    pub(crate) fn replace_agent(&mut self) {
+        let (agent, channel) = launch_agent(&self.stage);
+        (self.agent, self.channel) = (agent, channel);
+        self.said.clear();
+        self.send_store();
+        self.wait_ready();
+    }
+
+    pub(crate) fn kill_agent(&mut self) {
+        self.agent.pidfd.signal(libc::SIGKILL).unwrap();
+        self.agent.pidfd.reap_blocking().unwrap();
+        self.pump();
+    }
+
+    fn send_store(&mut self) {
+        let me = Pidfd::open(std::process::id().cast_signed_or_panic()).unwrap();
+        let image =
+            File::open(self.stage.directory.join("libexec/passenger-helper-agent")).unwrap();
+        let start = ToAgent::Start {
+            instance_dir: self.instance.path.to_str().unwrap().to_owned(),
+            parent_pid: std::process::id().cast_signed_or_panic(),
+            watchdog_generation: 1,
+        };
+        let fds = [
+            self.segments.routes.as_fd(),
+            self.segments.routes_read_only.as_fd(),
+            self.segments.traffic.as_fd(),
+            self.doorbell.as_fd(),
+            self.spare[0].as_fd(),
+            self.spare[1].as_fd(),
+            self.instance.lock.as_fd(),
+            image.as_fd(),
+            image.as_fd(),
+            self.spare[2].as_fd(),
+            me.as_fd(),
+        ];
+        self.channel.send(&start, &fds).unwrap();
+        let config = self.config.clone();
+        self.send_config(config);
+        for worker in &self.workers {
+            self.send_worker(worker);
+        }
+        for ((slot, generation), kept) in &self.store {
+            let message = ToAgent::Process {
+                slot: *slot,
+                generation: *generation,
+                pid: kept.pid,
+            };
+            let fds: Vec<_> = kept.fds.iter().map(AsFd::as_fd).collect();
+            self.channel.send(&message, &fds).unwrap();
+        }
+        self.channel.send(&ToAgent::StoreEnd, &[]).unwrap();
+    }
+
+    pub(crate) fn send_config(&mut self, config: Config) {
+        let document =
+            memfd::with_contents(c"config", &serde_json::to_vec(&config).unwrap()).unwrap();
+        let message = ToAgent::Config {
+            generation: config.generation,
+        };
+        self.config = config;
+        let log = self.stage.log_file();
+        self.channel
+            .send(&message, &[document.as_fd(), log.as_fd()])
+            .unwrap();
+    }
+
+    fn send_worker(&self, worker: &Worker) {
+        let me = Pidfd::open(std::process::id().cast_signed_or_panic()).unwrap();
+        let Some(far_end) = &worker.far_end else {
+            return;
+        };
+        let message = ToAgent::Worker {
+            slot: worker.id.slot(),
+            generation: worker.id.generation(),
+            pid: std::process::id().cast_signed_or_panic(),
+        };
+        self.channel
+            .send(&message, &[far_end.as_fd(), me.as_fd()])
+            .unwrap();
+    }
+
+    /// Reads what the agent said so far.
+    pub(crate) fn pump(&mut self) {
+        while self.channel.wait_readable(Duration::ZERO).unwrap_or(false) {
+            let Ok(Some(Received { message, fds, .. })) = self.channel.recv::<ToWatchdog>() else {
+                return;
+            };
+            match message {
+                ToWatchdog::Process {
+                    slot,
+                    generation,
+                    pid,
+                } => {
+                    let kept = Kept {
+                        pid,
+                        fds: fds.try_into().unwrap(),
+                    };
+                    self.store.insert((slot, generation), kept);
+                }
+                ToWatchdog::Forget { slot, generation } => {
+                    self.store.remove(&(slot, generation));
+                }
+                message => self.said.push(message),
+            }
+        }
+    }
+
+    pub(crate) fn wait_said(&mut self, what: &str, is_it: impl Fn(&ToWatchdog) -> bool) {
+        wait_for(what, || {
+            self.pump();
+            self.said.iter().any(&is_it).then_some(())
+        });
+    }
+
+    pub(crate) fn wait_ready(&mut self) {
+        let wanted = self.config.generation;
+        self.wait_said(
+            "agent ready",
+            |m| matches!(m, ToWatchdog::Ready { generation } if *generation == wanted),
+        );
+    }
+
+    /// Makes a worker known to the agent; returns its number.
+    pub(crate) fn worker(&mut self) -> usize {
+        let id = ClientId::new(u16::try_from(self.workers.len()).unwrap(), 1);
+        let view = ModuleView::attach(
+            self.segments.routes_read_only.as_fd(),
+            self.segments.traffic.as_fd(),
+            self.doorbell.try_clone().unwrap(),
+        )
+        .unwrap();
+        let (channel, far_end) = Channel::pair().unwrap();
+        let worker = Worker {
+            client: view.client(id),
+            view,
+            channel,
+            id,
+            far_end: Some(far_end.into()),
+            instance_dir: self.instance.path.clone(),
+        };
+        self.send_worker(&worker);
+        self.workers.push(worker);
+        self.workers.len() - 1
+    }
+
+    pub(crate) fn inspect(&self) -> InspectView {
+        let traffic = Some(self.segments.traffic.as_fd());
+        InspectView::attach(self.segments.routes_read_only.as_fd(), traffic).unwrap()
+    }
+
+    /// PIDs in the store.
+    pub(crate) fn pids(&mut self) -> Vec<i32> {
+        self.pump();
+        self.store.values().map(|kept| kept.pid).collect()
+    }
+
+    /// Waits until the store has exactly that many processes, and names them.
+    pub(crate) fn wait_pids(&mut self, count: usize) -> Vec<i32> {
+        wait_for(&format!("{count} app processes"), || {
+            let pids = self.pids();
+            (pids.len() == count).then_some(pids)
+        })
+    }
+}
+
+impl Drop for Watchdog {
+    fn drop(&mut self) {
+        let _ = self.agent.pidfd.signal(libc::SIGKILL);
+        let _ = self.agent.pidfd.reap_blocking();
+        self.pump();
+        for kept in self.store.values() {
+            // Its own session, so its group is its own.
+            let _ = helper_agent::sys::pidfd::signal_group_of_child(kept.pid, libc::SIGKILL);
+        }
+    }
+}
+
+fn launch_agent(stage: &Stage) -> (Started, Channel) {
+    let (ours, theirs) = Channel::pair().unwrap();
+    let image = File::open(stage.directory.join("libexec/passenger-helper-agent")).unwrap();
+    let null = File::open("/dev/null").unwrap();
+    let log = stage.log_file();
+    let variables = [
+        "PATH=/usr/local/bin:/usr/bin:/bin",
+        "SECRET=leaked",
+        "RUST_BACKTRACE=1",
+    ];
+    let started = spawn(&Program {
+        image: image.as_fd(),
+        arguments: vec![CString::new("passenger-helper-agent").unwrap()],
+        environment: variables
+            .iter()
+            .map(|v| CString::new(*v).unwrap())
+            .collect(),
+        descriptors: vec![
+            (null.as_fd(), 0),
+            (log.as_fd(), 1),
+            (log.as_fd(), 2),
+            (theirs.as_fd(), 3),
+        ],
+        new_session: true,
+        oom_score_adj: None,
+        nofile: None,
+    })
+    .unwrap();
+    (started, ours)
+}
+
+/// PIDs are positive numbers of 31 bits.
+trait CastPid {
+    fn cast_signed_or_panic(self) -> i32;
+}
+
+impl CastPid for u32 {
+    fn cast_signed_or_panic(self) -> i32 {
+        i32::try_from(self).unwrap()
+    }
+}
+
+impl Worker {
+    pub(crate) fn ask(&self, message: &FromWorker) -> ToWorker {
+        self.channel.send(message, &[]).unwrap();
+        assert!(
+            self.channel.wait_readable(PATIENCE).unwrap(),
+            "no answer to {message:?}"
+        );
+        self.channel
+            .recv::<ToWorker>()
+            .unwrap()
+            .expect("an answer")
+            .message
+    }
+
+    pub(crate) fn register(&self, registration: &Registration) -> GroupRef {
+        match self.ask(&FromWorker::Register(registration.clone())) {
+            ToWorker::Registered { group, generation } => GroupRef::new(group, generation),
+            other => panic!("{registration:?} was not registered: {other:?}"),
+        }
+    }
+
+    pub(crate) fn refused(&self, registration: &Registration) -> String {
+        match self.ask(&FromWorker::Register(registration.clone())) {
+            ToWorker::RegisterRefused { message } => message,
+            other => panic!("{registration:?} was not refused: {other:?}"),
+        }
+    }
+
+    pub(crate) fn why(&self, group: GroupRef) -> SpawnFailure {
+        let question = FromWorker::WhySpawnFailed {
+            group: group.index(),
+            generation: group.generation(),
+        };
+        match self.ask(&question) {
+            ToWorker::SpawnFailure(failure) => failure,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// A seat, waited for as a request does.
+    pub(crate) fn seat(&self, group: GroupRef) -> Seat<'_> {
+        self.try_seat(group).expect("a seat, not a failed spawn")
+    }
+
+    /// As [`Worker::seat`]; `None` when a spawn failed while it waited.
+    pub(crate) fn try_seat(&self, group: GroupRef) -> Option<Seat<'_>> {
+        let failures = self.view.group(group).unwrap().spawn_failures;
+        if let Ok(seat) = self.client.take(group, None) {
+            return Some(seat);
+        }
+        let mut waiter = self.client.enqueue(group).unwrap();
+        self.client.hint(passenger_shm::Hint::CapacityWanted(group));
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            if let Some(seat) = waiter.wait(Duration::from_millis(50)) {
+                return Some(seat);
+            }
+            if self.view.group(group).unwrap().spawn_failures != failures {
+                return None;
+            }
+        }
+        panic!("no seat within {PATIENCE:?}")
+    }
+
+    pub(crate) fn connect(&self, process: ProcessRef) -> UnixStream {
+        let path = instance::app_socket(&self.instance_dir, process.slot(), process.generation());
+        let stream = UnixStream::connect(path).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream
+    }
+
+    /// One GET over the binary protocol on a connection of its own; gives the seat back.
+    pub(crate) fn get(&self, group: GroupRef, path: &str) -> (ProcessRef, String) {
+        let seat = self.seat(group);
+        let process = seat.process();
+        let mut stream = self.connect(process);
+        send_get(&mut stream, seat.number(), path);
+        let body = read_answer(&mut stream, seat.number());
+        seat.release();
+        (process, body)
+    }
+}
+
+pub(crate) fn send_get(stream: &mut UnixStream, number: u64, path: &str) {
+    let head = [
+        "REQUEST_METHOD",
+        "GET",
+        "SCRIPT_NAME",
+        "",
+        "PATH_INFO",
+        path,
+        "QUERY_STRING",
+        "",
+        "REQUEST_URI",
+        path,
+        "SERVER_NAME",
+        "test",
+        "SERVER_PORT",
+        "80",
+        "SERVER_PROTOCOL",
+        "HTTP/1.1",
+        "REMOTE_ADDR",
+        "127.0.0.1",
+    ]
+    .join("\0");
+    let mut request = Vec::new();
+    request.extend(0x5053_5201u32.to_be_bytes());
+    request.extend(u32::try_from(head.len()).unwrap().to_be_bytes());
+    request.extend(number.to_be_bytes());
+    request.extend(0u64.to_be_bytes());
+    request.extend(head.as_bytes());
+    stream.write_all(&request).unwrap();
+}
+
+pub(crate) fn read_answer(stream: &mut UnixStream, number: u64) -> String {
+    let mut header = [0; 24];
+    stream.read_exact(&mut header).unwrap();
+    let word = |at: usize| u64::from_be_bytes(header[at..at + 8].try_into().unwrap());
+    let head = u32::from_be_bytes(header[4..8].try_into().unwrap());
+    assert_eq!(word(8), number, "the answer belongs to another request");
+    std::io::copy(&mut (&*stream).take(u64::from(head)), &mut std::io::sink()).unwrap();
+    let mut body = Vec::new();
+    if word(16) == u64::MAX {
+        loop {
+            let mut length = [0; 4];
+            stream.read_exact(&mut length).unwrap();
+            match u32::from_be_bytes(length) {
+                0 => break,
+                n => (&*stream)
+                    .take(u64::from(n))
+                    .read_to_end(&mut body)
+                    .unwrap(),
+            };
+        }
+    } else {
+        (&*stream).take(word(16)).read_to_end(&mut body).unwrap();
+    }
+    String::from_utf8(body).unwrap()
+}
+
+pub(crate) fn registration(generation: u64, chain: &[u32], document_root: &str) -> Registration {
+    Registration {
+        generation,
+        chain: chain.to_vec(),
+        document_root: document_root.into(),
+        base_uri: String::new(),
+    }
+}
+
+/// How many processes hold that open file (a socket inode) besides this one.
+pub(crate) fn holders_of_inode(inode: &str) -> Vec<i32> {
+    let mut holders = Vec::new();
+    for entry in fs::read_dir("/proc").unwrap().flatten() {
+        let Some(pid) = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse::<i32>().ok())
+        else {
+            continue;
+        };
+        let Ok(fds) = fs::read_dir(entry.path().join("fd")) else {
+            continue;
+        };
+        let holds = |fd: fs::DirEntry| {
+            fs::read_link(fd.path()).is_ok_and(|target| target.to_str() == Some(inode))
+        };
+        if fds.flatten().any(holds) {
+            holders.push(pid);
+        }
+    }
+    holders
+}
