@@ -1,6 +1,7 @@
 //! The attacks of the design review (T1 to T4, T6) on segments as this crate makes them, by a process of
 //! another user that has what a worker has: a read-only descriptor and mapping of `routes`, a writable
 //! `traffic`. Needs root; says so and passes otherwise.
+#![cfg(not(loom))]
 
 mod common;
 

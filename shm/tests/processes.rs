@@ -3,6 +3,7 @@
 //! moment do two workers hold one seat.
 //!
 //! `PASSENGER_CHAOS_SECONDS` makes it longer than its two seconds.
+#![cfg(not(loom))]
 
 mod common;
 

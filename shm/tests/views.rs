@@ -1,4 +1,5 @@
 //! What the views promise, over real segments in one process.
+#![cfg(not(loom))]
 
 mod common;
 
@@ -167,7 +168,7 @@ fn draining_dead_and_reused_processes_get_nothing() {
         .map(|_| i.process(group, 2))
         .inspect(|p| {
             if p.slot() != process.slot() {
-                i.agent.free_process(*p)
+                i.agent.free_process(*p);
             }
         })
         .find(|p| p.slot() == process.slot())
