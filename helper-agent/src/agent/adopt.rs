@@ -11,7 +11,7 @@ use super::core::Agent;
 use super::groups::Group;
 use super::processes::{Phase, Process};
 use super::start::StoredProcess;
-use crate::config::{AppOptions, Definition};
+use crate::config::Definition;
 use crate::pool::{Event, GroupId, GroupLimits, ProcessId};
 
 impl Agent {
@@ -74,7 +74,7 @@ impl Agent {
             registration: registration.filter(|_| options.is_some()),
             definition,
             configuration,
-            options: options.unwrap_or_else(AppOptions::default),
+            options: options.unwrap_or_default(),
             code_generation: params.code_generation,
             failure: None,
         };

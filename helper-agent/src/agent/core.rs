@@ -14,7 +14,7 @@ use tokio::signal::unix::{signal, Signal, SignalKind};
 use tokio::sync::mpsc;
 
 use super::groups::Groups;
-use super::processes::Processes;
+use super::processes::{Body, Processes};
 use super::registration::Waiting;
 use super::start::{ConfigFiles, Inventory};
 use super::store_link::StoreLink;
@@ -116,7 +116,7 @@ impl Agent {
         agent.view.beat();
         agent.store.ready(agent.configuration.generation);
         for message in inventory.later {
-            agent.on_store(message, Vec::new());
+            agent.on_store(&message, Vec::new());
         }
         agent.settle();
         Ok(agent)
@@ -189,7 +189,7 @@ impl Agent {
 
     fn on_happening(&mut self, happening: Happening) {
         match happening {
-            Happening::Store(message, fds) => self.on_store(message, fds),
+            Happening::Store(message, fds) => self.on_store(&message, fds),
             Happening::StoreClosed => self.become_watchdog(),
             Happening::Asked {
                 client,
@@ -208,8 +208,8 @@ impl Agent {
         }
     }
 
-    fn on_store(&mut self, message: ToAgent, fds: Vec<OwnedFd>) {
-        match message {
+    fn on_store(&mut self, message: &ToAgent, fds: Vec<OwnedFd>) {
+        match *message {
             ToAgent::Config { generation } => self.on_config(generation, fds),
             ToAgent::Worker {
                 slot,
@@ -264,7 +264,7 @@ impl Agent {
         match command {
             Command::Spawn { group, process } => self.spawn(group, process),
             Command::Drain { process } => self.drain(process),
-            Command::AskToStop { process } => self.with_body(process, |body| body.ask_to_stop()),
+            Command::AskToStop { process } => self.with_body(process, Body::ask_to_stop),
             Command::Terminate { process } => {
                 self.with_body(process, |body| body.signal(libc::SIGTERM));
             }

@@ -151,10 +151,9 @@ impl Agent {
             if let Some(id) = self.processes.by_pid(exit.pid) {
                 self.on_exited(id);
             }
-            match process::reap(exit.pid) {
-                Ok(Some(_)) => log::debug!("process {} {}", exit.pid, exit.status),
-                // Reaped above.
-                Ok(None) | Err(_) => {}
+            // An error: it was reaped above.
+            if let Ok(Some(_)) = process::reap(exit.pid) {
+                log::debug!("process {} {}", exit.pid, exit.status);
             }
         }
     }

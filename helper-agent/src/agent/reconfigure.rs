@@ -27,7 +27,7 @@ impl Agent {
             Err(e) => log::error!("cannot write to the new log: {e}"),
         }
         match parse(&files) {
-            Ok(configuration) => self.take_config(files, Arc::new(configuration)),
+            Ok(configuration) => self.take_config(files, &Arc::new(configuration)),
             Err(message) => {
                 log::error!(
                     "configuration {generation} is refused, the one before stays: {message}"
@@ -38,22 +38,22 @@ impl Agent {
         }
     }
 
-    fn take_config(&mut self, files: ConfigFiles, configuration: Arc<Configuration>) {
+    fn take_config(&mut self, files: ConfigFiles, configuration: &Arc<Configuration>) {
         let generation = configuration.generation;
         self.files = files;
         self.previous = Some(std::mem::replace(
             &mut self.configuration,
-            Arc::clone(&configuration),
+            Arc::clone(configuration),
         ));
         sink::set_level(configuration.global.log_level);
         let keep_from = self
             .previous
             .as_ref()
             .map_or(0, |previous| previous.generation);
-        self.tell(Event::Configured(pool_limits(&configuration)));
+        self.tell(Event::Configured(pool_limits(configuration)));
         for id in self.groups.ids() {
             self.drop_old_keys(id, keep_from);
-            self.translate(id, &configuration);
+            self.translate(id, configuration);
         }
         self.view.set_config_generation(generation);
         self.store.ready(generation);

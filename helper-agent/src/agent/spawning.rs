@@ -231,7 +231,7 @@ impl Agent {
             }
             (Err(text), Some(starting)) => {
                 starting.cause.get_or_insert(Cause::Misspoke(text));
-                self.with_body(id, |body| body.kill_group());
+                self.with_body(id, Body::kill_group);
             }
             (Ok(Said::Busy { token, numbers }), None) => self.on_busy(id, token, &numbers),
             (Ok(Said::Leave), None) => self.tell(Event::LeaveAsked { process: id }),
@@ -300,7 +300,7 @@ impl Agent {
             .get_or_insert(Cause::TimedOut(timeout))
             .clone();
         if has_body {
-            self.with_body(id, |body| body.kill_group());
+            self.with_body(id, Body::kill_group);
         } else {
             self.fail_start(id, cause);
         }
@@ -312,7 +312,7 @@ impl Agent {
             .get_mut(id)
             .is_some_and(|p| p.starting().is_some());
         if is_starting {
-            self.with_body(id, |body| body.kill_group());
+            self.with_body(id, Body::kill_group);
         }
     }
 

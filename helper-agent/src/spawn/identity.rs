@@ -327,100 +327,58 @@ mod tests {
         (identity.uid, identity.gid)
     }
 
+    fn with(change: impl Fn(&mut Rules<'static>)) -> Rules<'static> {
+        let mut rules = rules();
+        change(&mut rules);
+        rules
+    }
+
     #[test]
-    fn the_table_of_the_reference() {
-        let with = |change: fn(&mut Rules<'static>)| {
-            let mut rules = rules();
-            change(&mut rules);
-            rules
-        };
+    fn the_user_is_the_configured_one_or_the_owner_of_the_file_or_the_default() {
         let plain = rules();
-        let cases: [(&str, Rules<'_>, (u32, u32), (u32, u32)); 16] = [
-            ("owner of the file", plain.clone(), (1000, 33), (1000, 1000)),
-            ("root's file", plain.clone(), (0, 0), (65534, 65534)),
-            ("unknown owner", plain.clone(), (4711, 33), (65534, 65534)),
-            (
-                "switching off",
-                with(|r| r.switching = false),
-                (1000, 33),
-                (65534, 65534),
-            ),
-            (
-                "off beats user",
-                with(|r| (r.switching, r.user) = (false, Some("bob"))),
-                (1000, 33),
-                (65534, 65534),
-            ),
-            (
-                "user",
-                with(|r| r.user = Some("bob")),
-                (1000, 33),
-                (1001, 100),
-            ),
-            (
-                "user by number",
-                with(|r| r.user = Some("1001")),
-                (1000, 33),
-                (1001, 100),
-            ),
-            (
-                "user is root",
-                with(|r| r.user = Some("root")),
-                (1000, 33),
-                (65534, 65534),
-            ),
-            (
-                "no such user",
-                with(|r| r.user = Some("eve")),
-                (1000, 33),
-                (65534, 65534),
-            ),
-            (
-                "group",
-                with(|r| r.group = Some("staff")),
-                (1000, 33),
-                (1000, 50),
-            ),
-            (
-                "file's group",
-                with(|r| r.group = Some("!STARTUP_FILE!")),
-                (1000, 33),
-                (1000, 33),
-            ),
-            (
-                "file's group is root's",
-                with(|r| r.group = Some("!STARTUP_FILE!")),
-                (1000, 0),
-                (1000, 65534),
-            ),
-            (
-                "no such group",
-                with(|r| r.group = Some("none")),
-                (1000, 33),
-                (1000, 65534),
-            ),
-            (
-                "group is root's",
-                with(|r| r.group = Some("root")),
-                (1000, 33),
-                (1000, 65534),
-            ),
-            (
-                "primary group is root's",
-                plain.clone(),
-                (1002, 33),
-                (1002, 65534),
-            ),
-            (
-                "default group",
-                with(|r| (r.group, r.default_group) = (Some("root"), Some("web"))),
-                (1000, 33),
-                (1000, 33),
-            ),
-        ];
-        for (name, rules, (uid, gid), expected) in cases {
-            assert_eq!(chosen(&rules, uid, gid), expected, "{name}");
-        }
+        let off = with(|r| r.switching = false);
+        let off_with_user = with(|r| (r.switching, r.user) = (false, Some("bob")));
+        let user = |name| with(move |r| r.user = Some(name));
+        let nobody = (65534, 65534);
+        assert_eq!(chosen(&plain, 1000, 33), (1000, 1000), "owner of the file");
+        assert_eq!(chosen(&plain, 0, 0), nobody, "root's file");
+        assert_eq!(chosen(&plain, 4711, 33), nobody, "unknown owner");
+        assert_eq!(chosen(&off, 1000, 33), nobody, "switching off");
+        assert_eq!(
+            chosen(&off_with_user, 1000, 33),
+            nobody,
+            "off beats the user"
+        );
+        assert_eq!(chosen(&user("bob"), 1000, 33), (1001, 100));
+        assert_eq!(chosen(&user("1001"), 1000, 33), (1001, 100), "by number");
+        assert_eq!(chosen(&user("root"), 1000, 33), nobody);
+        assert_eq!(chosen(&user("eve"), 1000, 33), nobody, "no such user");
+    }
+
+    #[test]
+    fn the_group_is_the_configured_one_or_the_users_or_the_default() {
+        let group = |name| with(move |r| r.group = Some(name));
+        let web = with(|r| (r.group, r.default_group) = (Some("root"), Some("web")));
+        let default_gid = 65534;
+        assert_eq!(chosen(&group("staff"), 1000, 33), (1000, 50));
+        assert_eq!(chosen(&group("!STARTUP_FILE!"), 1000, 33), (1000, 33));
+        assert_eq!(
+            chosen(&group("!STARTUP_FILE!"), 1000, 0),
+            (1000, default_gid),
+            "root's"
+        );
+        assert_eq!(
+            chosen(&group("none"), 1000, 33),
+            (1000, default_gid),
+            "no such group"
+        );
+        assert_eq!(chosen(&group("root"), 1000, 33), (1000, default_gid));
+        assert_eq!(
+            chosen(&rules(), 1002, 33),
+            (1002, default_gid),
+            "primary group is root's"
+        );
+        assert_eq!(chosen(&web, 1000, 33), (1000, 33), "default group");
     }
 
     #[test]

@@ -104,6 +104,9 @@ pub fn launch(
         nofile: limits.nofile,
     };
     let started = spawn::spawn(&program)?;
+    drop(program);
+    // Now only the shim has it: an app is dead when its listener is.
+    drop(listener);
     control.set_nonblocking(true)?;
     descriptor::set_nonblocking(output.as_fd(), true)?;
     Ok(Launched {
