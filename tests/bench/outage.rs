@@ -22,12 +22,9 @@ pub(crate) struct Outage {
 /// Kills the agent again and again while 25 clients send requests.
 pub(crate) fn measure() -> Outage {
     let site = Site::probe(Language::Ruby).with("PassengerMinInstances 2");
-    let server = Setup::of(site).with("LogLevel warn").start();
+    let server = Setup::of(site).with("PassengerMaxPoolSize 2").start();
     assert_eq!(server.get("ruby", "/").status, 200);
-    until("two processes", PATIENCE, || {
-        server.app_pids("ruby").len() == 2
-    });
-    let apps = server.app_pids("ruby");
+    let apps = server.await_processes("ruby", 2);
     let load = Load::start(server.port(), "ruby", "/", 25);
     let mut longest = Duration::ZERO;
     for _ in 0..TIMES {

@@ -9,11 +9,10 @@ use std::fs;
 /// A server with two warm processes of an app.
 fn two_warm_processes(language: Language) -> Server {
     let site = Site::probe(language).with("PassengerMinInstances 2");
-    let server = Setup::of(site).start();
+    // A full pool: under load no third one is started.
+    let server = Setup::of(site).with("PassengerMaxPoolSize 2").start();
     assert_eq!(server.get(language.name(), "/").status, 200);
-    until("two processes", PATIENCE, || {
-        server.app_pids(language.name()).len() == 2
-    });
+    server.await_processes(language.name(), 2);
     server
 }
 

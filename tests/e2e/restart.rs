@@ -12,12 +12,15 @@ fn graceful_keeps_watchdog_agent_and_app_processes() {
             setup = setup.site(one_process(language));
         }
         let server = setup.start();
-        let pid = |language: Language| server.get(language.name(), "/pid").ok();
-        let before = Language::ALL.map(pid);
+        let pids = |language: Language| {
+            assert_eq!(server.get(language.name(), "/").status, 200);
+            server.await_processes(language.name(), 1)
+        };
+        let before = Language::ALL.map(pids);
         let (watchdog, agent) = (server.instance().watchdog(), server.instance().agent());
         for _ in 0..3 {
             server.graceful();
-            assert_eq!(Language::ALL.map(pid), before, "{mpm:?}");
+            assert_eq!(Language::ALL.map(pids), before, "{mpm:?}");
         }
         assert_eq!(
             (server.instance().watchdog(), server.instance().agent()),
