@@ -3,7 +3,7 @@
 
 #![allow(
     dead_code,
-    reason = "each of the two test programs uses a part of this"
+    reason = "each of the loader test programs uses a part of this"
 )]
 
 pub(crate) mod binary;

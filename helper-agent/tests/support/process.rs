@@ -1,7 +1,7 @@
 //! An application process under its loader, with the test in the agent's place: it holds the other
 //! end of the control socket, the path of the listening socket, and everything the process prints.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -12,8 +12,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use nix::fcntl::OFlag;
 use nix::sys::signal::{kill, Signal};
-use nix::unistd::Pid;
+use nix::unistd::{pipe2, Pid};
 
 use super::client::Client;
 use super::{wait_until, Language, DEADLINE};
@@ -66,7 +67,7 @@ impl Launch {
         let socket = directory.join("app");
         let listener = UnixListener::bind(&socket).expect("bind the listening socket");
         let (ours, theirs) = UnixStream::pair().expect("socket pair");
-        let (log_out, log_in) = std::io::pipe().expect("pipe");
+        let (log_out, log_in) = pipe2(OFlag::O_CLOEXEC).expect("pipe");
 
         let child = Command::new("/bin/sh")
             .args(["-c", PLACE_DESCRIPTORS, "sh"])
@@ -77,7 +78,7 @@ impl Launch {
             .envs(self.variables)
             .stdin(OwnedFd::from(theirs))
             .stdout(OwnedFd::from(listener))
-            .stderr(OwnedFd::from(log_in))
+            .stderr(log_in)
             .process_group(0)
             .spawn()
             .expect("start the interpreter");
@@ -91,7 +92,7 @@ impl Launch {
             socket,
             directory,
             control: Some(BufReader::new(ours)),
-            log: collect(log_out),
+            log: collect(File::from(log_out)),
         })
     }
 
