@@ -29,3 +29,46 @@ pub(crate) const STOP: &str = "PSGR0111";
 pub(crate) const ATTACH: &str = "PSGR0112";
 /// A worker saw its parent die and leaves.
 pub(crate) const ORPHANED: &str = "PSGR0113";
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::fs;
+    use std::path::Path;
+
+    /// Every `PSGR` with four digits in a text.
+    fn codes_in(text: &str, codes: &mut BTreeSet<String>) {
+        for (start, prefix) in text.match_indices("PSGR") {
+            let digits = &text[start + prefix.len()..];
+            if let Some(digits) = digits
+                .get(..4)
+                .filter(|d| d.bytes().all(|b| b.is_ascii_digit()))
+            {
+                codes.insert(digits.to_owned());
+            }
+        }
+    }
+
+    fn codes_below(directory: &Path, codes: &mut BTreeSet<String>) {
+        for entry in fs::read_dir(directory).expect("directory") {
+            let path = entry.expect("entry").path();
+            if path.is_dir() {
+                codes_below(&path, codes);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                codes_in(&fs::read_to_string(&path).expect("source"), codes);
+            }
+        }
+    }
+
+    #[test]
+    fn every_code_has_its_entry_and_every_entry_its_code() {
+        let own = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let (mut used, mut documented) = (BTreeSet::new(), BTreeSet::new());
+        codes_below(&own.join("src"), &mut used);
+        let page = fs::read_to_string(own.join("../docs/error-codes.md")).expect("the page");
+        for line in page.lines().filter(|line| line.starts_with("| PSGR")) {
+            codes_in(&line[..12], &mut documented);
+        }
+        assert_eq!(used, documented);
+    }
+}

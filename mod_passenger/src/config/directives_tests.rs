@@ -153,3 +153,79 @@ fn enterprise_rows_are_those_of_section_1_5() {
     );
     assert!(find("passengerrollingrestarts").is_some_and(Directive::is_enterprise));
 }
+
+/// The reference page, as the table says it.
+fn page() -> String {
+    let mut page = String::from(
+        "# Directives\n\n\
+         Made from the table in `mod_passenger/src/config/directives.rs` by\n\
+         `UPDATE_DOCS=1 cargo test -p mod_passenger the_page`; change that table, not this page.\n\n\
+         Contexts: *global* (main server, holds for all of httpd), *app* (server, virtual host,\n\
+         `<Directory>`, `<Location>`), *location* (as app, and `.htaccess`). Not yet: accepted, but\n\
+         nothing acts on it in this version. Paths that are relative are below `ServerRoot` in\n\
+         directives of global context, and below the app root in those of apps.\n\n\
+         | directive | context | takes | default | what it is | |\n|---|---|---|---|---|---|\n",
+    );
+    for row in DIRECTIVES
+        .iter()
+        .filter(|row| row.status() != Status::Obsolete)
+    {
+        let context = match row.context() {
+            Context::Global => "global",
+            Context::Application => "app",
+            Context::Location(Override::Any) => "location",
+            Context::Location(Override::Options) => "location (AllowOverride Options)",
+        };
+        let takes = match row.kind() {
+            Kind::Flag => "On, Off".to_owned(),
+            Kind::Int { min, max } if max == i64::from(u32::MAX) => format!("number ≥ {min}"),
+            Kind::Int { min, max } => format!("number {min} to {max}"),
+            Kind::Text => "text".to_owned(),
+            Kind::Texts | Kind::BaseUri => "text, repeatable".to_owned(),
+            Kind::OneOf(choices) => choices.join(", "),
+            Kind::Pair => "name and value, repeatable".to_owned(),
+            Kind::Ignored => "anything".to_owned(),
+        };
+        let status = match row.status() {
+            Status::NotYet => "not yet",
+            Status::Moot => "no effect, on purpose",
+            Status::Built | Status::Obsolete => "",
+        };
+        let names: Vec<String> = (0..)
+            .map_while(|index| row.c_name(index))
+            .map(|name| format!("`{}`", name.to_str().expect("ASCII")))
+            .collect();
+        let (name, aliases) = names.split_first().expect("a name");
+        let also = match aliases {
+            [] => String::new(),
+            aliases => format!(" (also {})", aliases.join(", ")),
+        };
+        let help = row.help().to_str().expect("ASCII").replace('<', "&lt;");
+        let default = row.default().replace('<', "&lt;");
+        page +=
+            &format!("| {name}{also} | {context} | {takes} | {default} | {help} | {status} |\n");
+    }
+    let obsolete: Vec<String> = DIRECTIVES
+        .iter()
+        .filter(|row| row.status() == Status::Obsolete)
+        .map(|row| format!("`{}`", row.name()))
+        .collect();
+    page += &format!(
+        "\nObsolete, accepted with a warning: {}.\n",
+        obsolete.join(", ")
+    );
+    page
+}
+
+#[test]
+fn the_page_of_the_reference_is_the_table() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/directives.md");
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        std::fs::write(path, page()).expect("docs/directives.md");
+    }
+    let written = std::fs::read_to_string(path).unwrap_or_default();
+    assert!(
+        written == page(),
+        "docs/directives.md is out of date: run with UPDATE_DOCS=1"
+    );
+}

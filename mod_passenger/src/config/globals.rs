@@ -38,6 +38,33 @@ pub(crate) struct Globals {
     pub(crate) response_high_watermark: u64,
 }
 
+/// Directives of global context whose argument is a path; relative ones are below `ServerRoot`.
+const PATHS: [&str; 7] = [
+    "PassengerRoot",
+    "PassengerLogFile",
+    "PassengerDataBufferDir",
+    "PassengerInstanceRegistryDir",
+    "PassengerSpawnDir",
+    "PassengerFileDescriptorLogFile",
+    "PassengerDumpConfigManifest",
+];
+
+/// The same directives with absolute paths: watchdog and agent know no `ServerRoot`.
+pub(crate) fn with_absolute_paths(
+    directives: &[wire::Directive],
+    absolute: impl Fn(&str) -> PathBuf,
+) -> Vec<wire::Directive> {
+    let mut directives = directives.to_vec();
+    for directive in &mut directives {
+        if PATHS.contains(&directive.name.as_str()) {
+            for path in &mut directive.args {
+                *path = absolute(path).to_string_lossy().into_owned();
+            }
+        }
+    }
+    directives
+}
+
 impl Default for Globals {
     fn default() -> Self {
         Globals {
@@ -80,12 +107,11 @@ pub(crate) fn withdraw() {
 }
 
 impl Globals {
-    /// Reads the collected directives; a later one wins. `absolute` makes a path absolute.
+    /// Reads the directives, paths absolute; a later one wins.
     pub(crate) fn read(
         generation: u64,
         directives: &[wire::Directive],
         own_prefix: Option<PathBuf>,
-        absolute: impl Fn(&str) -> PathBuf,
     ) -> Globals {
         let root = own_prefix.unwrap_or_default();
         let mut globals = Globals {
@@ -103,13 +129,13 @@ impl Globals {
                 continue;
             };
             match directive.name.as_str() {
-                "PassengerRoot" => globals.root = absolute(value),
+                "PassengerRoot" => globals.root = PathBuf::from(value),
                 "PassengerStatThrottleRate" => set(&mut globals.stat_throttle_rate, value),
-                "PassengerDataBufferDir" => globals.data_buffer_dir = absolute(value),
+                "PassengerDataBufferDir" => globals.data_buffer_dir = PathBuf::from(value),
                 "PassengerInstanceRegistryDir" => {
-                    globals.instance_registry_dir = Some(absolute(value));
+                    globals.instance_registry_dir = Some(PathBuf::from(value));
                 }
-                "PassengerLogFile" => globals.log_file = Some(absolute(value)),
+                "PassengerLogFile" => globals.log_file = Some(PathBuf::from(value)),
                 "PassengerUserSwitching" => globals.user_switching = value == "on",
                 "PassengerDefaultUser" => globals.default_user = value.clone(),
                 "PassengerDefaultGroup" => globals.default_group = Some(value.clone()),
@@ -147,17 +173,16 @@ mod tests {
 
     #[test]
     fn later_ones_win_and_paths_become_absolute() {
-        let globals = Globals::read(
-            3,
-            &[
-                directive("PassengerStatThrottleRate", "5"),
-                directive("PassengerStatThrottleRate", "0"),
-                directive("PassengerLogFile", "logs/app.log"),
-                directive("PassengerUserSwitching", "off"),
-            ],
-            Some(PathBuf::from("/opt/passenger")),
-            |path| Path::new("/etc/apache2").join(path),
-        );
+        let written = [
+            directive("PassengerStatThrottleRate", "5"),
+            directive("PassengerStatThrottleRate", "0"),
+            directive("PassengerLogFile", "logs/app.log"),
+            directive("PassengerDefaultUser", "logs/app.log"),
+            directive("PassengerUserSwitching", "off"),
+        ];
+        let directives = with_absolute_paths(&written, |path| Path::new("/etc/apache2").join(path));
+        let globals = Globals::read(3, &directives, Some(PathBuf::from("/opt/passenger")));
+        assert_eq!(globals.default_user, "logs/app.log");
         assert_eq!((globals.generation, globals.stat_throttle_rate), (3, 0));
         assert_eq!(
             globals.log_file.as_deref(),

@@ -17,7 +17,7 @@ pub(crate) use collect::{
 };
 pub(crate) use dir::DirConfig;
 pub(crate) use directives::{Arity, Context, Directive, Override, Status, DIRECTIVES};
-pub(crate) use globals::{globals, publish, withdraw, Globals};
+pub(crate) use globals::{globals, publish, with_absolute_paths, withdraw, Globals};
 pub(crate) use parse::parse;
 pub(crate) use snapshot::{snapshot, Facts};
 

@@ -14,6 +14,8 @@ pub(crate) struct Facts {
     pub(crate) apache: wire::Apache,
     /// Its servers, the main one first.
     pub(crate) servers: Vec<wire::Server>,
+    /// Directives of global context, paths absolute.
+    pub(crate) global: Vec<wire::Directive>,
 }
 
 /// Puts both together.
@@ -22,7 +24,7 @@ pub(crate) fn snapshot(collected: &Collected, facts: Facts) -> wire::Config {
         generation: facts.generation,
         build: facts.build,
         apache: facts.apache,
-        global: collected.globals.clone(),
+        global: facts.global,
         servers: facts.servers,
         records: collected.records.clone(),
     }

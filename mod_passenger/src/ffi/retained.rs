@@ -56,7 +56,7 @@ const _: () = {
 /// A running instance, as the parent that started it and its children know it.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Retained {
-    /// Process id of the watchdog we started (after a take-over it is another).
+    /// Process id of the watchdog we started; 0 once it died (its successor is nobody's child).
     pub(crate) watchdog: i32,
     /// Process id of httpd's parent.
     pub(crate) parent: i32,
@@ -138,6 +138,14 @@ pub(crate) fn keep(instance: &Retained, descriptors: Descriptors) {
         build: bytes(&instance.build),
         instance_dir: bytes(&instance.instance_dir),
     });
+}
+
+/// Forgets the watchdog's process id once it died: the number will be another process' one day.
+pub(crate) fn forget_watchdog() {
+    if let Some(mut raw) = read() {
+        raw.watchdog = 0;
+        write(raw);
+    }
 }
 
 /// Gives up the retained instance: closes what its workers need and returns the parent channel, of

@@ -50,7 +50,9 @@ pub(super) fn start_or_configure(
     // Again: what was heard may have been its end.
     if let Some(instance) = retained::get() {
         if instance.build == config.build {
-            watch(configuring.pconf, instance.watchdog);
+            if instance.watchdog != 0 {
+                watch(configuring.pconf, instance.watchdog);
+            }
             return configure(config.generation, &file, &log);
         }
         log::info!(
@@ -285,6 +287,7 @@ pub(crate) fn watchdog_died(pid: i32, status: i32) {
     if server::is_exiting() || retained::get().is_none_or(|instance| instance.watchdog != pid) {
         return;
     }
+    retained::forget_watchdog();
     log::error!(
         "{}: the watchdog pid={pid} ended ({}); the agent takes its place",
         codes::WATCHDOG_DIED,

@@ -15,6 +15,8 @@ mod checks;
 mod handover;
 mod instance;
 
+use passenger_shm::messages as wire;
+
 use crate::config::{self, Collected, Globals};
 use crate::ffi::pool::Pool;
 use crate::ffi::server::{self, Configuring};
@@ -88,6 +90,7 @@ pub(crate) fn post_config(configuring: Configuring<'_>) -> Result<(), Refused> {
             build: checks::installed_build(&config::globals().root),
             apache: server::apache(),
             servers: configuring.servers(),
+            global: absolute_globals(configuring, collected),
         };
         config::snapshot(collected, facts)
     });
@@ -131,12 +134,12 @@ fn report(collected: &Collected, warn: impl Fn(String), note: impl Fn(String)) {
 }
 
 fn read_globals(configuring: Configuring<'_>, generation: u64, collected: &Collected) -> Globals {
-    Globals::read(
-        generation,
-        &collected.globals,
-        checks::own_prefix(),
-        |path| configuring.absolute(path),
-    )
+    let directives = absolute_globals(configuring, collected);
+    Globals::read(generation, &directives, checks::own_prefix())
+}
+
+fn absolute_globals(configuring: Configuring<'_>, collected: &Collected) -> Vec<wire::Directive> {
+    config::with_absolute_paths(&collected.globals, |path| configuring.absolute(path))
 }
 
 /// The configuration ends: with a restart, or with httpd. Our code is unmapped after this.
