@@ -326,6 +326,9 @@ fn parse(
             got: header.number,
         });
     }
+    if header.is_raw && header.head_bytes == 0 {
+        return parse_hijacked(&input[frame::HEADER_BYTES..], is_head);
+    }
     let end = frame::HEADER_BYTES + header.head_bytes;
     let Some(head) = input.get(frame::HEADER_BYTES..end) else {
         return Ok(None);
@@ -346,6 +349,18 @@ fn parse(
         },
         end,
     )))
+}
+
+/// A full hijack: the app writes HTTP/1.1 itself, status line and all, and the connection ends with it.
+fn parse_hijacked(input: &[u8], is_head: bool) -> Result<Option<(Response, usize)>, HeadError> {
+    let parsed = parse(input, 0, Protocol::Http, is_head)?;
+    Ok(parsed.map(|(response, consumed)| {
+        let response = Response {
+            keeps_alive: false,
+            ..response
+        };
+        (response, frame::HEADER_BYTES + consumed)
+    }))
 }
 
 /// What a client's socket is polled for to learn that it left (`nix` has no name for `POLLRDHUP`).
