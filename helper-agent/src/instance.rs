@@ -358,7 +358,8 @@ mod tests {
     use super::*;
 
     fn registry(test: &str) -> PathBuf {
-        let path = std::env::temp_dir().join(format!("psgr-inst-{}-{test}", std::process::id()));
+        let path =
+            std::env::temp_dir().join(format!("instance-test-{}-{test}", std::process::id()));
         let _ = fs::remove_dir_all(&path);
         path
     }

@@ -336,8 +336,16 @@ fn the_watchdog_stays_small() {
     instance.stage.next_agent().wait_for_event("ready");
     let path = format!("/proc/{}/smaps_rollup", instance.watchdog.pid);
     let rollup = fs::read_to_string(path).unwrap();
-    let line = rollup.lines().find(|line| line.starts_with("Anonymous:")).unwrap();
-    let kilobytes: u32 = line.split_ascii_whitespace().nth(1).unwrap().parse().unwrap();
+    let line = rollup
+        .lines()
+        .find(|line| line.starts_with("Anonymous:"))
+        .unwrap();
+    let kilobytes: u32 = line
+        .split_ascii_whitespace()
+        .nth(1)
+        .unwrap()
+        .parse()
+        .unwrap();
     assert!(kilobytes < 1024, "{rollup}");
     instance.stop(5000);
 }
@@ -440,4 +448,43 @@ fn what_a_dead_instance_left_is_removed_and_a_live_one_is_not() {
     });
     assert_eq!(dead.stage.instances().len(), 1);
     dead.stop(5000);
+}
+
+#[test]
+fn the_real_agent_keeps_to_the_protocol() {
+    process::become_subreaper().unwrap();
+    let mut instance = Instance::launch(Stage::with_real_agent("real"));
+    instance.take_ready();
+    instance.configure(2);
+    assert_eq!(instance.answer().0, ToParent::Configured { generation: 2 });
+
+    let first = instance.pid_in("agent.pid");
+    kill(first, libc::SIGKILL);
+    let second = wait_for("another agent", || {
+        Some(instance.pid_in("agent.pid")).filter(|p| *p != first)
+    });
+    instance
+        .stage
+        .wait_for_log(&format!("helper agent {second} is ready"));
+
+    let (worker, told) = instance.worker();
+    assert!(told.starts_with("welcome "), "{told}");
+    instance.watchdog.pidfd.signal(libc::SIGKILL).unwrap();
+    instance.watchdog_status();
+    instance.stage.wait_for_log(&format!(
+        "process {second} is the watchdog now, with 0 app processes and 1 workers"
+    ));
+    assert_eq!(instance.pid_in("watchdog.pid"), second);
+    instance.configure(3);
+    assert_eq!(instance.answer().0, ToParent::Configured { generation: 3 });
+    worker.pidfd.signal(libc::SIGKILL).unwrap();
+    worker.pidfd.reap_blocking().unwrap();
+    instance
+        .stage
+        .wait_for_log(&format!("worker {} is gone", worker.pid));
+    instance.stop(5000);
+    wait_for("the end of the second watchdog", || {
+        (!is_running(second)).then_some(())
+    });
+    let _ = process::reap(second);
 }

@@ -54,17 +54,31 @@ pub(crate) struct Stage {
 
 impl Stage {
     pub(crate) fn new(test: &str) -> Self {
-        let name = format!("psgr-wd-{}-{test}", std::process::id());
+        let watchdog = Path::new(env!("CARGO_BIN_EXE_passenger-watchdog"));
+        Self::with_agent(
+            test,
+            &watchdog.with_file_name("examples").join("stand-in-agent"),
+        )
+    }
+
+    /// With the real agent; it does not connect to the test.
+    pub(crate) fn with_real_agent(test: &str) -> Self {
+        Self::with_agent(
+            test,
+            Path::new(env!("CARGO_BIN_EXE_passenger-helper-agent")),
+        )
+    }
+
+    fn with_agent(test: &str, agent: &Path) -> Self {
+        let name = format!("watchdog-test-{}-{test}", std::process::id());
         let directory = std::env::temp_dir().join(name);
         let _ = fs::remove_dir_all(&directory);
         fs::create_dir_all(directory.join("libexec")).unwrap();
         let watchdog = Path::new(env!("CARGO_BIN_EXE_passenger-watchdog"));
-        let examples = watchdog.with_file_name("examples");
         copy(watchdog, &directory.join("libexec/passenger-watchdog"));
-        copy(
-            &examples.join("stand-in-agent"),
-            &directory.join("libexec/passenger-helper-agent"),
-        );
+        copy(agent, &directory.join("libexec/passenger-helper-agent"));
+        let stand_in = watchdog.with_file_name("examples").join("stand-in-agent");
+        copy(&stand_in, &directory.join("libexec/stand-in"));
         fs::write(directory.join("mode"), "normal").unwrap();
         let listener = UnixListener::bind(directory.join("agents")).unwrap();
         listener.set_nonblocking(true).unwrap();
@@ -155,7 +169,7 @@ impl Stage {
         let file = if role.is_empty() {
             "passenger-watchdog"
         } else {
-            "passenger-helper-agent"
+            "stand-in"
         };
         let image = File::open(self.path("libexec").join(file)).unwrap();
         let null = File::open("/dev/null").unwrap();
@@ -322,14 +336,28 @@ impl Instance {
         let mut instance = Self::launch(Stage::new(test));
         let mut agent = instance.stage.next_agent();
         agent.wait_for_event("ready");
-        let (message, mut fds) = instance.answer();
+        instance.take_ready();
+        (instance, agent)
+    }
+
+    /// Waits for the parent's `Ready`.
+    pub(crate) fn take_ready(&mut self) {
+        let (message, mut fds) = self.answer();
         let ToParent::Ready { instance_dir } = message else {
             panic!("{message:?}")
         };
         assert_eq!(fds.len(), 4);
-        instance.hello = fds.pop().map(Channel::from);
-        instance.directory = PathBuf::from(instance_dir);
-        (instance, agent)
+        self.hello = fds.pop().map(Channel::from);
+        self.directory = PathBuf::from(instance_dir);
+    }
+
+    /// PID in one of the instance's files.
+    pub(crate) fn pid_in(&self, name: &str) -> i32 {
+        fs::read_to_string(self.directory.join(name))
+            .unwrap()
+            .trim()
+            .parse()
+            .unwrap()
     }
 
     pub(crate) fn configure(&self, generation: u64) {
