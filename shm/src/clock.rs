@@ -47,6 +47,16 @@ pub fn age(now: Ticks, then: Ticks) -> Ticks {
     }
 }
 
+/// A duration as an age, at most the largest that differences can tell.
+#[must_use]
+pub fn ticks(duration: Duration) -> Ticks {
+    let ticks = duration
+        .as_micros()
+        .saturating_mul(u128::from(TICKS_PER_MS))
+        / 1000;
+    Ticks::try_from(ticks).unwrap_or(u32::MAX).min(u32::MAX / 2)
+}
+
 /// An age as a duration.
 #[must_use]
 pub fn duration(age: Ticks) -> Duration {
@@ -63,6 +73,8 @@ mod tests {
         assert_eq!(age(2, u32::MAX - 1), 4);
         assert_eq!(age(3, 5), 0);
         assert_eq!(duration(16), Duration::from_millis(1));
+        assert_eq!(ticks(Duration::from_millis(3)), 48);
+        assert_eq!(ticks(Duration::MAX), u32::MAX / 2);
         let before = now();
         assert!(age(now(), before) < 60_000 * TICKS_PER_MS);
     }

@@ -422,6 +422,50 @@ fn a_group_of_the_same_slot_is_another_group() {
 }
 
 #[test]
+fn processes_of_a_removed_group_serve_nobody_not_even_its_successor() {
+    let i = instance(&Capacities { groups: 1, ..SMALL });
+    let old = i.group();
+    let (live, starting) = (i.process(old, 1), i.agent.reserve_process(old).unwrap());
+    let client = i.client(0);
+    let held = client.take(old, None).unwrap();
+    i.agent.remove_group(old);
+    i.agent.publish(starting, &process_params(1, 1));
+    let new = i.group();
+    let mut waiter = client.enqueue(new).unwrap();
+    grow_old();
+    held.release();
+    let bell = passenger_shm::create_doorbell().unwrap();
+    let successor = AgentView::attach(i.fds.routes.as_fd(), i.fds.traffic.as_fd(), bell).unwrap();
+    successor.adopt();
+    assert!(waiter.wait(Duration::ZERO).is_none());
+    assert_eq!(client.take(new, None).unwrap_err().live, 0);
+    for process in [live, starting] {
+        assert_eq!(
+            i.module.process_state(process),
+            Some(ProcessState::Draining)
+        );
+        i.agent.dead(process);
+        i.agent.drain(process);
+        assert!(!i.module.is_live(process), "dead is dead");
+    }
+}
+
+#[test]
+fn a_request_that_waited_before_keeps_its_place() {
+    let i = instance(&SMALL);
+    let group = i.group();
+    i.process(group, 1);
+    let client = i.client(0);
+    let held = client.take(group, None).unwrap();
+    let mut first = client.enqueue(group).unwrap();
+    let mut again = client.enqueue_again(group, Duration::from_secs(1)).unwrap();
+    held.release();
+    assert!(first.wait(Duration::ZERO).is_none());
+    again.wait(Duration::ZERO).unwrap().release();
+    first.wait(Duration::ZERO).unwrap().release();
+}
+
+#[test]
 fn a_successor_finds_everything() {
     let i = instance(&SMALL);
     let (group, gone) = (i.group(), i.group());

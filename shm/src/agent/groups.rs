@@ -56,10 +56,12 @@ impl AgentView {
         }
     }
 
-    /// Ends a group: its keys, its name, its waiters' hopes. Its processes must have been freed; whoever
-    /// still holds a seat of one keeps it.
+    /// Ends a group: its keys, its name, its waiters' hopes. Its processes are drained; they are still
+    /// listed until they are freed.
     pub fn remove_group(&self, group: GroupRef) {
         self.remove_keys_of(group);
+        // First: a process that serves may only be found under the index of its own group.
+        self.drain_processes_of(|of| of == group);
         if let Some(slot) = self.tables.routes.group(group) {
             // Release, PAIR(group): unpublished by one store.
             slot.generation
@@ -96,17 +98,17 @@ impl AgentView {
     /// Member bits follow from the process slots; a predecessor may have died between the two.
     pub(super) fn adopt_groups(&self) {
         let routes = &self.tables.routes;
+        self.drain_processes_of(|group| routes.group(group).is_none());
+        let processes = self.processes();
         for (slot, index) in routes.groups.all().iter().zip(0u32..) {
-            for (bits, first) in slot.members.iter().zip((0usize..).step_by(64)) {
-                let belongs = |bit: &usize| {
-                    let process = routes.processes.get(first + bit);
-                    process.is_some_and(|process| {
-                        let word = crate::protocol::process::look(&process.word);
-                        word.state().is_some() && word.group() == index
-                    })
-                };
-                let right = (0..64)
-                    .filter(belongs)
+            // Relaxed: we are the only writer.
+            let group = GroupRef::new(index, slot.generation.load(Ordering::Relaxed));
+            for (bits, first) in slot.members.iter().zip((0u32..).step_by(64)) {
+                let right = processes
+                    .iter()
+                    .filter(|process| process.group == group)
+                    .filter_map(|process| process.process.slot().checked_sub(first))
+                    .filter(|bit| *bit < 64)
                     .fold(0u64, |bits, bit| bits | 1 << bit);
                 // Release, PAIR(publish)
                 bits.store(right, Ordering::Release);

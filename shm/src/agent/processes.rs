@@ -68,15 +68,21 @@ impl AgentView {
         })
     }
 
-    /// Lets requests come: the process is live from here on, and waiters are woken, one per seat.
+    /// Lets requests come: the process is live from here on, and waiters are woken, one per seat. Does
+    /// nothing for a process that drains or is dead: there is no way back.
     pub fn publish(&self, name: ProcessRef, params: &ProcessParams) {
         let Some((slot, word)) = self.tables.routes.process(name) else {
             log::error!("[BUG] process {name} is published but its slot is somebody else's");
             return;
         };
-        if word.state() == Some(ProcessState::Live) {
+        match word.state() {
+            Some(ProcessState::Starting) => {}
             // Settings of a live process change under its readers: not while anybody chooses it.
-            process::set(&slot.word, word.with_state(ProcessState::Starting));
+            Some(ProcessState::Live) => {
+                process::set(&slot.word, word.with_state(ProcessState::Starting));
+            }
+            // Its group was removed, or it ended, while it was getting ready.
+            _ => return,
         }
         set_params(slot, params, clock::monotonic_ms());
         if let Some(total) = self.tables.traffic.total(name.slot() as usize) {
@@ -147,7 +153,21 @@ impl AgentView {
 
     fn set_state(&self, name: ProcessRef, state: ProcessState) {
         if let Some((slot, word)) = self.tables.routes.process(name) {
-            process::set(&slot.word, word.with_state(state));
+            // Nobody comes back from the dead, not even to drain.
+            if word.state() != Some(ProcessState::Dead) {
+                process::set(&slot.word, word.with_state(state));
+            }
+        }
+    }
+
+    /// Drains every process whose group is `unwanted`: nothing may serve under a group's index once that
+    /// can name another group.
+    pub(super) fn drain_processes_of(&self, unwanted: impl Fn(GroupRef) -> bool) {
+        for process in self.processes() {
+            let serves = matches!(process.state, ProcessState::Starting | ProcessState::Live);
+            if serves && unwanted(process.group) {
+                self.drain(process.process);
+            }
         }
     }
 

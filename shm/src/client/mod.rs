@@ -145,7 +145,20 @@ impl Client {
     /// # Errors
     /// [`QueueFull`] when as many wait as the group allows, or as there are cells, or the group is gone.
     pub fn enqueue(&self, group: GroupRef) -> Result<Waiter<'_>, QueueFull> {
-        Waiter::join(self, group).ok_or_else(|| {
+        self.enqueue_again(group, Duration::ZERO)
+    }
+
+    /// Joins the queue at the place that a request which has `waited` already deserves: one whose process
+    /// died before it read anything does not stand behind those who came later.
+    ///
+    /// # Errors
+    /// As [`Client::enqueue`].
+    pub fn enqueue_again(
+        &self,
+        group: GroupRef,
+        waited: Duration,
+    ) -> Result<Waiter<'_>, QueueFull> {
+        Waiter::join(self, group, waited).ok_or_else(|| {
             let queue = self.tables().traffic.queue(group.index());
             let oldest = queue.oldest(clock::now()).map_or(0, |oldest| oldest.waited);
             QueueFull {

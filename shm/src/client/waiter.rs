@@ -27,8 +27,12 @@ pub struct Waiter<'a> {
 }
 
 impl<'a> Waiter<'a> {
-    pub(super) fn join(client: &'a Client, group: GroupRef) -> Option<Waiter<'a>> {
-        let ticket = clock::now();
+    pub(super) fn join(
+        client: &'a Client,
+        group: GroupRef,
+        waited: Duration,
+    ) -> Option<Waiter<'a>> {
+        let ticket = clock::now().wrapping_sub(clock::ticks(waited));
         let place = claim(client, group, ticket)?;
         Some(Waiter {
             client,
