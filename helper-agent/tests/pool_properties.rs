@@ -414,7 +414,7 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 600, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
 
     /// Every `tell` checks: the limit holds, every process is accounted for, commands fit the
     /// phase of the process they name.
