@@ -151,7 +151,7 @@ fn paths<'r>(r: &Request<'r>, base_uri: &str) -> Paths<'r> {
         path_info
     };
     // A target such as "*" or one that a rewrite left unescaped must not become a broken request line.
-    let request_uri = if request_uri.iter().all(|b| b.is_ascii_graphic()) {
+    let request_uri = if request_uri.iter().all(u8::is_ascii_graphic) {
         Cow::from(request_uri)
     } else {
         Cow::from(escape(request_uri, b"?"))

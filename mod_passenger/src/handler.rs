@@ -6,14 +6,14 @@ use crate::apps::App;
 use crate::config;
 use crate::error::RequestError;
 use crate::error_page;
-use crate::exchange::{attempt, AttemptError, Outbound};
+use crate::exchange::{attempt, Answer, AttemptError, Outbound};
+use crate::ffi::log::for_request;
 use crate::ffi::request::Request;
 use crate::mapping::{self, Mapping};
 use crate::request_body::RequestBody;
 use crate::upstream::retry::{self, verdict, Failure, Verdict};
 use crate::worker::{self, Worker};
 use passenger_shm::{GroupRef, ProcessRef};
-use std::io;
 use std::time::{Duration, Instant};
 
 /// Attempts that provably executed nothing are free, but not without end.
@@ -41,18 +41,20 @@ pub(crate) fn handle(r: &mut Request<'_>) -> Outcome {
         return Outcome::Declined;
     };
     match serve(r, mapping) {
-        Ok(()) => Outcome::Answered,
+        Ok(outcome) => outcome,
         Err(error) => {
             if error.is_worth_logging() {
                 let root = &mapping.app.registration.document_root;
-                log::error!("{} {error} [document root {root}]", error.code());
+                let code = error.code();
+                let text = format_args!("{code} {error} [document root {root}]");
+                for_request(r.as_ptr(), log::Level::Error, text);
             }
             error_page::answer(r, &error)
         }
     }
 }
 
-fn serve(r: &mut Request<'_>, mapping: &Mapping) -> Result<(), RequestError> {
+fn serve(r: &mut Request<'_>, mapping: &Mapping) -> Result<Outcome, RequestError> {
     let app = &*mapping.app;
     let worker = worker::get().map_err(|e| RequestError::NoInstance {
         reason: e.to_string(),
@@ -66,11 +68,13 @@ fn serve(r: &mut Request<'_>, mapping: &Mapping) -> Result<(), RequestError> {
         let seat = admit(r, worker, group, tries.avoid)?;
         let process = seat.process();
         match attempt(r, worker, seat, &mut outbound) {
-            Ok(()) => return Ok(()),
+            Ok(Answer::PassedOn) => return Ok(Outcome::Answered),
+            Ok(Answer::Override(status)) => return Ok(Outcome::Status(status)),
             Err(AttemptError::Fatal(error)) => return Err(error),
             Err(AttemptError::Truncated(reason)) => {
-                log::error!("PSGR0210 a response was broken off: {reason}");
-                return Ok(());
+                let text = format_args!("PSGR0210 a response was broken off: {reason}");
+                for_request(r.as_ptr(), log::Level::Error, text);
+                return Ok(Outcome::Answered);
             }
             Err(AttemptError::Failed(failure)) => tries.again(worker, process, failure)?,
         }
@@ -149,9 +153,5 @@ fn give_up(process: ProcessRef, failure: Failure) -> RequestError {
         Failure::Unread(error) | Failure::MayHaveRun(error) => {
             RequestError::NoResponse { process, error }
         }
-        Failure::Answered(reason) => RequestError::NoResponse {
-            process,
-            error: io::Error::other(reason),
-        },
     }
 }

@@ -168,7 +168,7 @@ mod tests {
             let (mut spill, mut pushed, mut taken) = (Spill::new(&directory, MEMORY_BYTES), Vec::new(), Vec::new());
             for (is_push, n) in steps {
                 if is_push {
-                    let bytes: Vec<u8> = (0..n).map(|i| ((i + pushed.len()) % 251) as u8).collect();
+                    let bytes: Vec<u8> = (0..n).map(|i| u8::try_from((i + pushed.len()) % 251).unwrap()).collect();
                     spill.push(&bytes).unwrap();
                     pushed.extend(bytes);
                 } else {
@@ -176,7 +176,7 @@ mod tests {
                     spill.take(bytes.len());
                     taken.extend(bytes);
                 }
-                prop_assert_eq!(spill.len() as usize, pushed.len() - taken.len());
+                prop_assert_eq!(spill.len(), (pushed.len() - taken.len()) as u64);
             }
             taken.extend(spill.peek(usize::MAX).unwrap());
             prop_assert_eq!(taken, pushed);

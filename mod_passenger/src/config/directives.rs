@@ -407,7 +407,7 @@ pub(crate) static DIRECTIVES: &[Directive] = &[
         .sets(|c, _, v| c.enabled = Some(v.flag())).built(),
     location(c"PassengerErrorOverride", Flag, "off",
         c"whether httpd's error documents replace the app's")
-        .sets(|c, _, v| c.error_override = Some(v.flag())),
+        .sets(|c, _, v| c.error_override = Some(v.flag())).built(),
     location(c"PassengerHighPerformance", Flag, "off",
         c"whether requests of an app skip .htaccess and other modules")
         .sets(|c, _, v| c.high_performance = Some(v.flag())),

@@ -88,6 +88,14 @@ impl<'a> Outbound<'a> {
     }
 }
 
+/// What a complete response came to.
+pub(crate) enum Answer {
+    /// It went to the client.
+    PassedOn,
+    /// It was an error, and httpd shall answer with its own page for that status (`PassengerErrorOverride`).
+    Override(u16),
+}
+
 /// Why an attempt did not end in a complete response.
 pub(crate) enum AttemptError {
     /// Ask `retry::verdict`.
@@ -117,7 +125,7 @@ pub(crate) fn attempt(
     worker: &Worker,
     seat: Seat<'_>,
     outbound: &mut Outbound<'_>,
-) -> Result<(), AttemptError> {
+) -> Result<Answer, AttemptError> {
     let process = seat.process();
     let connection = match worker.connections.checkout(process, seat.protocol()) {
         Ok(connection) => connection,
@@ -149,7 +157,7 @@ impl Attempt<'_, '_> {
         outbound: &mut Outbound<'_>,
         number: u64,
         protocol: Protocol,
-    ) -> Result<(), AttemptError> {
+    ) -> Result<Answer, AttemptError> {
         let whole_body_sent = self.send(r, outbound, number, protocol)?;
         loop {
             let response = self.await_head(r, number, protocol, outbound.body)?;
@@ -157,7 +165,12 @@ impl Attempt<'_, '_> {
                 respond::interim(r, &response.head);
                 continue;
             }
-            return self.respond(r, outbound, response, whole_body_sent);
+            if outbound.mapping.overrides_errors && response.head.status >= 400 {
+                return self.replace(r, response, whole_body_sent);
+            }
+            return self
+                .respond(r, outbound, response, whole_body_sent)
+                .map(|()| Answer::PassedOn);
         }
     }
 

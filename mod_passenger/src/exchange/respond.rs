@@ -1,7 +1,9 @@
 //! From a response head to its last byte at httpd.
 
 use super::output::{Output, OutputError};
-use super::{give_back, has_left, Attempt, AttemptError, Outbound, Response, LEFT};
+use super::{
+    give_back, has_left, Answer, Attempt, AttemptError, Interruption, Outbound, Response, LEFT,
+};
 use crate::error::RequestError;
 use crate::ffi::request::{c_string, Request};
 use crate::upstream::body::{BadBody, BodyDecoder};
@@ -100,6 +102,47 @@ impl Attempt<'_, '_> {
                 }
             }
         }
+    }
+
+    /// Reads an error response to its end and lets httpd answer instead (`PassengerErrorOverride`). Fields that
+    /// tell the client what to do next are kept.
+    pub(super) fn replace(
+        mut self,
+        r: &mut Request<'_>,
+        response: Response,
+        whole_body_sent: bool,
+    ) -> Result<Answer, AttemptError> {
+        const KEPT: [&str; 4] = ["www-authenticate", "retry-after", "allow", "set-cookie"];
+        let Response {
+            head,
+            body: mut decoder,
+            keeps_alive,
+            ..
+        } = response;
+        for (name, value) in &head.fields {
+            if KEPT.iter().any(|kept| name.eq_ignore_ascii_case(kept)) {
+                r.error_headers_out().add(name.as_bytes(), value);
+            }
+        }
+        let mut unwanted = Vec::new();
+        loop {
+            unwanted.clear();
+            let is_broken = gather(&mut decoder, &mut self.connection, &mut unwanted).is_err();
+            if decoder.is_done() && !is_broken {
+                give_back(&mut self.seat, self.holds_seat);
+                self.keep(keeps_alive && whole_body_sent);
+                break;
+            }
+            match self.read_or_notice() {
+                Ok(n) if n > 0 && !is_broken => {}
+                Err(Interruption::ClientGone) => return Err(self.abandon()),
+                _ => {
+                    self.settle();
+                    break;
+                }
+            }
+        }
+        Ok(Answer::Override(head.status))
     }
 
     /// The body's end was read (or the app wrote more than it announced): seat first, then the client.

@@ -103,7 +103,6 @@ fn read_bucket(bucket: *mut c::apr_bucket, sink: &mut impl FnMut(&[u8])) -> Resu
     if status != 0 {
         return Err(BodyError(HTTP_BAD_REQUEST));
     }
-    let len = usize::try_from(len).unwrap_or(0);
     if len > 0 && !data.is_null() {
         // SAFETY: `apr_bucket_read` promises `len` readable bytes at `data` until the bucket is deleted.
         sink(unsafe { std::slice::from_raw_parts(data.cast::<u8>(), len) });
@@ -167,9 +166,10 @@ pub(crate) fn write(r: &mut Request<'_>, output: Output<'_>) -> Result<(), Clien
 
 fn push_file(r: &Request<'_>, brigade: &Brigade, file: OwnedFd, offset: u64, len: u64) {
     unsafe extern "C" fn close(data: *mut c_void) -> c::apr_status_t {
-        // SAFETY: `data` carries the descriptor number that `push_file` released to the pool; a pool runs
-        // a cleanup exactly once.
-        unsafe { libc::close(data as usize as c_int) };
+        let fd = c_int::try_from(data as usize).unwrap_or(-1);
+        // SAFETY: `data` carries the descriptor number that `push_file` gave to the pool, and a pool runs a
+        // cleanup exactly once.
+        unsafe { libc::close(fd) };
         0
     }
     let fd = file.into_raw_fd();

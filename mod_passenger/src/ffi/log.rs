@@ -58,7 +58,6 @@ pub(crate) fn console(level: Level, arguments: Arguments<'_>) {
 /// Writes to the log of the request's server, if its level is wanted there.
 ///
 /// `r` must be a live request of the calling thread, as every `request_rec` in this crate is.
-#[allow(dead_code)] // for the request path, which logs to the main server so far
 pub(crate) fn for_request(r: *mut request_rec, level: Level, arguments: Arguments<'_>) {
     let level = level_of(level, "");
     // SAFETY: `r` is a live request (the rule of this crate, see above).

@@ -49,12 +49,6 @@ impl<'r> Table<'r> {
         unsafe { c::apr_table_set(self.raw, name.as_ptr(), value.as_ptr()) };
     }
 
-    /// Removes all fields of that name.
-    pub(crate) fn unset(&self, name: &CStr) {
-        // SAFETY: a live table and a NUL-terminated name.
-        unsafe { c::apr_table_unset(self.raw, name.as_ptr()) };
-    }
-
     /// All fields in order. The table must not be changed while the iterator is used.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&'r [u8], &'r [u8])> {
         let entries = if self.raw.is_null() {

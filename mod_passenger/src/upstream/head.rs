@@ -162,14 +162,6 @@ impl ResponseHead {
         }
     }
 
-    /// The first field of that name.
-    pub(crate) fn get(&self, name: &str) -> Option<&[u8]> {
-        self.fields
-            .iter()
-            .find(|(n, _)| n.eq_ignore_ascii_case(name))
-            .map(|(_, v)| v.as_slice())
-    }
-
     /// Whether a response with this status never has a body (RFC 9110 section 6.4.1).
     pub(crate) fn is_bodyless(&self) -> bool {
         self.status < 200 || self.status == 204 || self.status == 304

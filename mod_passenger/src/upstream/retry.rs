@@ -12,8 +12,6 @@ pub(crate) enum Failure {
     Unread(io::Error),
     /// No response byte was seen, but the app may have executed the request.
     MayHaveRun(io::Error),
-    /// Part of a response was seen, and then this happened.
-    Answered(String),
     /// The client left. Nobody waits for an answer.
     ClientGone,
 }
@@ -112,10 +110,6 @@ mod tests {
     fn a_streamed_body_is_never_replayed() {
         let unread = Failure::Unread(error(io::ErrorKind::BrokenPipe));
         assert_eq!(verdict(&unread, request(true, false, 0)), Verdict::Never);
-        assert_eq!(
-            verdict(&Failure::Answered(String::new()), request(true, true, 0)),
-            Verdict::Never
-        );
         assert_eq!(
             verdict(&Failure::ClientGone, request(true, true, 0)),
             Verdict::Never

@@ -112,9 +112,13 @@ impl Channel {
     /// descriptors are closed, so that the next call gets the next one.
     pub fn recv<T: DeserializeOwned>(&self) -> io::Result<Option<Received<T>>> {
         let mut buffer = vec![0u8; MAX_MESSAGE_BYTES];
+        let mut is_reset = false;
         let datagram = loop {
             match datagram::receive(self.as_fd(), &mut buffer) {
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                // Said once when the peer closed with messages of ours unread; what it sent before is
+                // still queued behind, and then comes the end.
+                Err(e) if e.kind() == ErrorKind::ConnectionReset && !is_reset => is_reset = true,
                 other => break other?,
             }
         };
@@ -277,6 +281,17 @@ mod tests {
     use crate::messages::{Hello, ToWorker};
     use std::io::{Read, Write};
     use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn what_a_peer_sent_before_it_closed_is_read_even_if_it_read_nothing() {
+        let (here, there) = Channel::pair().unwrap();
+        here.send(&"unread", &[]).unwrap();
+        there.send(&"said", &[]).unwrap();
+        drop(there);
+        let first = here.recv::<String>().unwrap().unwrap();
+        assert_eq!(first.message, "said");
+        assert!(here.recv::<String>().unwrap().is_none());
+    }
 
     #[test]
     fn a_message_arrives_whole_with_its_descriptors_close_on_exec() {
