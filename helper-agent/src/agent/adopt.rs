@@ -77,6 +77,7 @@ impl Agent {
             options: options.unwrap_or_default(),
             code_generation: params.code_generation,
             failure: None,
+            is_preparing: false,
         };
         let limits = group.limits();
         let id = self.groups.insert(group);

@@ -197,7 +197,13 @@ impl Agent {
                 reply,
             } => self.on_asked(client, message, reply),
             Happening::Found { ticket, result } => self.on_found(ticket, result),
-            Happening::Prepared { process, result } => self.on_prepared(process, result),
+            Happening::Prepared {
+                group,
+                process,
+                result,
+            } => {
+                self.on_prepared(group, process, result);
+            }
             Happening::Said { process, said } => self.on_said(process, said),
             Happening::Exited { process } => self.on_exited(process),
             Happening::ControlClosed { process } => self.on_control_closed(process),
@@ -298,7 +304,7 @@ impl Agent {
         self.settle();
         self.ask_about_orphans();
         self.look_pause = if self.pool.size() == size {
-            (self.look_pause * 2).min(LOOK_PAUSE.1)
+            (self.look_pause * 2).clamp(LOOK_PAUSE.0, LOOK_PAUSE.1)
         } else {
             LOOK_PAUSE.0
         };

@@ -28,6 +28,8 @@ pub(super) struct Group {
     /// Counts restarts; processes of the newest are preferred.
     pub(super) code_generation: u32,
     pub(super) failure: Option<SpawnFailure>,
+    /// Whether a helper thread is looking at its files; one that hangs must not be joined by others.
+    pub(super) is_preparing: bool,
 }
 
 impl Group {

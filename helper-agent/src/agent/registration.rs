@@ -198,6 +198,7 @@ impl Agent {
             options: app.options,
             code_generation: 1,
             failure: None,
+            is_preparing: false,
         };
         group.reference = self
             .view

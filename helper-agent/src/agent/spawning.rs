@@ -32,7 +32,8 @@ impl Agent {
         let reference = match self.view.reserve_process(group.reference) {
             Ok(reference) => reference,
             Err(e) => {
-                log::error!("no room for another process of app {}: {e}", group.name);
+                let cause = Cause::NotBegun(format!("there is no room for another process: {e}"));
+                self.report(group_id, &cause, &Story::default(), "");
                 self.tell(Event::SpawnFailed { process: id });
                 return;
             }
@@ -63,23 +64,46 @@ impl Agent {
         };
         let configuration = Arc::clone(&group.configuration);
         let registration = group.registration.clone();
+        let is_preparing = group.is_preparing;
         self.processes.insert(id, process);
         let Some(registration) = registration else {
             let text = "the configuration does not name it any more".to_owned();
             self.fail_start(id, Cause::NotBegun(text));
             return;
         };
+        if is_preparing {
+            let text =
+                "the file system or name service that the start before asked has not answered yet";
+            self.fail_start(id, Cause::NotBegun(text.to_owned()));
+            return;
+        }
+        if let Some(group) = self.groups.get_mut(group_id) {
+            group.is_preparing = true;
+        }
         let (out, loaders) = (self.happenings.clone(), self.loaders.clone());
         tokio::task::spawn_blocking(move || {
             let result = prepare::prepare(&configuration, &registration, &loaders).map(Box::new);
-            let _ = out.blocking_send(Happening::Prepared {
+            let happening = Happening::Prepared {
+                group: group_id,
                 process: id,
                 result,
-            });
+            };
+            let _ = out.blocking_send(happening);
         });
     }
 
-    pub(super) fn on_prepared(&mut self, id: ProcessId, result: Result<Box<Prepared>, String>) {
+    pub(super) fn on_prepared(
+        &mut self,
+        group: GroupId,
+        id: ProcessId,
+        result: Result<Box<Prepared>, String>,
+    ) {
+        if let Some(group) = self.groups.get_mut(group) {
+            group.is_preparing = false;
+            if let Ok(prepared) = &result {
+                group.name.clone_from(&prepared.group_name);
+            }
+        }
         let is_awaited = self
             .processes
             .get_mut(id)
@@ -343,25 +367,30 @@ impl Agent {
             .take();
         let story = std::mem::take(&mut starting.story);
         let output = tail.map(|tail| tail.text()).unwrap_or_default();
-        let is_stopping = self.stop_at.is_some();
-        if let Some(group) = self.groups.get_mut(group_id) {
-            let friendly = group.options.is_friendly();
-            let failure =
-                report::failure(error_id(), &group.name, &cause, &story, &output, friendly);
-            if is_stopping {
-                log::debug!("{}", failure.summary);
-            } else {
-                log::error!(
-                    "{} (error {}). {}",
-                    failure.summary,
-                    failure.id,
-                    failure.advice
-                );
-            }
-            group.failure = Some(failure);
-        }
+        self.report(group_id, &cause, &story, &output);
         self.bury(id);
         self.tell(Event::SpawnFailed { process: id });
+    }
+
+    /// Keeps why a start failed for whoever asks, and tells the log once.
+    fn report(&mut self, group: GroupId, cause: &Cause, story: &Story, output: &str) {
+        let is_stopping = self.stop_at.is_some();
+        let Some(group) = self.groups.get_mut(group) else {
+            return;
+        };
+        let friendly = group.options.is_friendly();
+        let failure = report::failure(error_id(), &group.name, cause, story, output, friendly);
+        if is_stopping {
+            log::debug!("{}", failure.summary);
+        } else {
+            log::error!(
+                "{} (error {}). {}",
+                failure.summary,
+                failure.id,
+                failure.advice
+            );
+        }
+        group.failure = Some(failure);
     }
 }
 

@@ -20,8 +20,8 @@ use crate::sys::{descriptor, limits, memfd, process};
 const STORE_FD: i32 = 3;
 /// Longest configuration document, in bytes.
 pub(super) const CONFIG_BYTES: usize = 64 << 20;
-/// Threads for work that may block on somebody else's file system.
-const HELPER_THREADS: usize = 4;
+/// Threads for work that may block on somebody else's file system; each exists only while it is needed.
+const HELPER_THREADS: usize = 16;
 
 /// A configuration as it came: document and log.
 #[derive(Debug)]

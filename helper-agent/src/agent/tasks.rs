@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::config::Application;
 use crate::log as sink;
 use crate::output::{Drained, LineDrain, Scratch, STALE};
-use crate::pool::ProcessId;
+use crate::pool::{GroupId, ProcessId};
 use crate::spawn::dialogue::{self, Lines, Said};
 use crate::spawn::prepare::Prepared;
 use crate::spawn::report::Tail;
@@ -44,6 +44,7 @@ pub(super) enum Happening {
     },
     /// A start may begin, or may not.
     Prepared {
+        group: GroupId,
         process: ProcessId,
         result: Result<Box<Prepared>, String>,
     },

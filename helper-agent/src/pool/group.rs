@@ -4,8 +4,10 @@
 use super::event::{GroupLimits, Millis, QueueSeen};
 
 /// A new request after a failed spawn tries again after this pause: long enough for the waiters
-/// that were told of the failure to have left their cells.
+/// that were told of the failure to have left their cells; doubles each time …
 pub(super) const RETRY_FOR_REQUEST_MS: u64 = 100;
+/// … up to this: a broken app under load is not to keep the machine busy.
+pub(super) const RETRY_FOR_REQUEST_MAX_MS: u64 = 1_000;
 /// First pause before a spawn that no new request asked for is tried again; doubles each time.
 pub(super) const BACK_OFF_MS: u64 = 1_000;
 /// Longest such pause.
@@ -91,7 +93,7 @@ impl Group {
         let queue_is_old = self.queue.waiting > 0 && self.queue.oldest_ms >= now.since(failed_at);
         let fresh = self.is_demanded || !queue_is_old;
         if fresh && !has_live {
-            Some(failed_at.plus(RETRY_FOR_REQUEST_MS))
+            Some(failed_at.plus(self.pause(RETRY_FOR_REQUEST_MS, RETRY_FOR_REQUEST_MAX_MS)))
         } else {
             self.may_fill_at()
         }
@@ -100,9 +102,12 @@ impl Group {
     /// When a spawn that no request asked for (minimum, replacement) may be tried.
     pub(super) fn may_fill_at(&self) -> Option<Millis> {
         let failed_at = self.failed_at?;
+        Some(failed_at.plus(self.pause(BACK_OFF_MS, BACK_OFF_MAX_MS)))
+    }
+
+    fn pause(&self, first: u64, longest: u64) -> u64 {
         let doublings = self.failures.saturating_sub(1).min(10);
-        let pause = (BACK_OFF_MS << doublings).min(BACK_OFF_MAX_MS);
-        Some(failed_at.plus(pause))
+        (first << doublings).min(longest)
     }
 }
 

@@ -48,6 +48,8 @@ pub struct Pool {
 struct Stopping {
     /// Ask processes whose seats are still held from here on.
     ask_at: Millis,
+    /// SIGTERM so long after `stop` was said.
+    terminate_after_ms: u64,
     /// Force from here on.
     kill_at: Millis,
     has_finished: bool,
@@ -252,9 +254,11 @@ impl Pool {
         // A second, shorter deadline (the administrator lost patience) replaces the first.
         let kill_at = now.plus(deadline_ms - deadline_ms.min(1_000).min(deadline_ms / 10));
         let ask_at = now.plus(deadline_ms / 2);
+        let terminate_after_ms = policy::TERMINATE_AFTER_MS.min(deadline_ms / 4);
         let has_finished = self.stop.is_some_and(|stop| stop.has_finished);
         self.stop = Some(Stopping {
             ask_at,
+            terminate_after_ms,
             kill_at,
             has_finished,
         });

@@ -16,9 +16,11 @@ const SETTLE_MS: u64 = 50;
 /// Seats that are all taken by the same requests for so long will not serve the next one soon.
 const STUCK_MS: u64 = 1_000;
 /// After `stop` was said a process has so long before SIGTERM …
-const TERMINATE_AFTER_MS: u64 = 5_000;
+pub(super) const TERMINATE_AFTER_MS: u64 = 5_000;
 /// … and after SIGTERM so long before SIGKILL.
 const KILL_AFTER_MS: u64 = 55_000;
+/// A process that drains for longer may be stuck in a request and is not counted upon to make room.
+const DRAIN_PROMISE_MS: u64 = 5_000;
 /// Shortest residence of a group's only process before it must make room for a starved group.
 const RESIDENCE_MS: u64 = 1_000;
 /// An unconfirmed group is kept at least so long: its users may only be slow to come back.
@@ -52,6 +54,15 @@ struct Count {
     fresh: u32,
     unlimited: u32,
     old: u32,
+}
+
+/// Whether an ending process makes room before long.
+fn leaves_soon(process: &Process, now: Millis) -> bool {
+    match process.state {
+        State::Ending(Stage::Draining { since, .. }) => now.since(since) < DRAIN_PROMISE_MS,
+        State::Ending(_) => true,
+        State::Starting | State::Live => false,
+    }
 }
 
 impl Pool {
@@ -215,7 +226,11 @@ impl Pool {
                 Some((*id, self.wish(*id, count, now)?))
             })
             .collect();
-        let ending = self.processes.values().filter(|p| p.is_ending()).count();
+        let ending = self
+            .processes
+            .values()
+            .filter(|p| leaves_soon(p, now))
+            .count();
         let starved = wishes
             .iter()
             .filter(|(_, wish)| *wish == Wish::Starved)
@@ -346,6 +361,7 @@ impl Pool {
     /// Urges ending processes on: drained → `stop`, then SIGTERM, then SIGKILL.
     fn urge(&mut self, now: Millis, out: &mut Vec<Command>) {
         let stop = self.stop;
+        let terminate_after = stop.map_or(TERMINATE_AFTER_MS, |stop| stop.terminate_after_ms);
         for (id, process) in &mut self.processes {
             let State::Ending(stage) = process.state else {
                 continue;
@@ -360,7 +376,7 @@ impl Pool {
                 Stage::Draining { is_seen, .. } if must_ask || (is_seen && is_drained) => {
                     Stage::Asked { since: now }
                 }
-                Stage::Asked { since } if now.since(since) >= TERMINATE_AFTER_MS => {
+                Stage::Asked { since } if now.since(since) >= terminate_after => {
                     Stage::Terminated { since: now }
                 }
                 Stage::Terminated { since } if now.since(since) >= KILL_AFTER_MS => Stage::Killed,

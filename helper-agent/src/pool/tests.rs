@@ -395,6 +395,12 @@ fn stop_asks_then_kills_then_finishes_once() {
         pool.handle(Millis(5_101), Event::SpawnFailed { process: starting }),
         vec![]
     );
+    let terminate = vec![Command::Terminate { process: first }];
+    assert_eq!(
+        pool.handle(Millis(7_600), Event::Tick),
+        terminate,
+        "a quarter of the deadline later"
+    );
     assert_eq!(
         pool.handle(Millis(9_100), Event::Tick),
         vec![Command::Kill { process: first }]
@@ -466,4 +472,25 @@ fn adopted_processes_count_and_are_not_started_again() {
         vec![]
     );
     assert!(pool.new_process_id() > process);
+}
+
+#[test]
+fn a_process_stuck_while_it_drains_is_not_counted_upon_to_make_room() {
+    let mut pool = pool(2);
+    let first = one(&add(&mut pool, 0, GROUP, 1));
+    ready(&mut pool, 10, first);
+    busy(&mut pool, 20, first, 1, 0);
+    let second = one(&busy(&mut pool, 1_020, first, 1, 0));
+    ready(&mut pool, 1_030, second);
+    busy(&mut pool, 1_040, second, 1, 0);
+    add(&mut pool, 1_050, OTHER, 1);
+    let drained = waits(&mut pool, 1_060, OTHER, 1, 5);
+    assert_eq!(drained, vec![Command::Drain { process: first }]);
+    assert_eq!(
+        waits(&mut pool, 3_000, OTHER, 1, 1_945),
+        vec![],
+        "it may still finish"
+    );
+    let drained = waits(&mut pool, 6_100, OTHER, 1, 5_045);
+    assert_eq!(drained, vec![Command::Drain { process: second }]);
 }

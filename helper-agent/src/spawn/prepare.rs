@@ -27,6 +27,8 @@ pub struct Prepared {
     pub timeout: Duration,
     /// Requests at once whatever the process says; 0 = unlimited.
     pub forced_concurrency: Option<u32>,
+    /// Name of the app's group.
+    pub group_name: String,
     /// Facts for a failure report.
     pub facts: Vec<(&'static str, String)>,
 }
@@ -79,6 +81,7 @@ pub fn prepare(
         uid: me.uid,
         timeout: app.options.start_timeout(),
         forced_concurrency: app.options.forced_concurrency(),
+        group_name: app.group_name,
         facts,
     })
 }
