@@ -21,9 +21,10 @@ const MAX_IDLE: usize = 64;
 /// A connection to one app process.
 pub(crate) struct Connection {
     stream: UnixStream,
-    /// What was read and not yet used.
+    /// Initialised to its end, so that a read clears nothing; `start..end` was read and not yet used.
     buffer: Vec<u8>,
     start: usize,
+    end: usize,
     is_reused: bool,
 }
 
@@ -33,8 +34,9 @@ impl Connection {
         stream.set_read_timeout(Some(READ_SLICE))?;
         Ok(Self {
             stream,
-            buffer: Vec::with_capacity(BUFFER_BYTES),
+            buffer: vec![0; BUFFER_BYTES],
             start: 0,
+            end: 0,
             is_reused: false,
         })
     }
@@ -73,15 +75,14 @@ impl Connection {
 
     /// Unused input.
     pub(crate) fn input(&self) -> &[u8] {
-        &self.buffer[self.start..]
+        &self.buffer[self.start..self.end]
     }
 
     /// Marks `n` bytes of [`Self::input`] as used.
     pub(crate) fn consume(&mut self, n: usize) {
         self.start += n;
-        if self.start == self.buffer.len() {
-            self.buffer.clear();
-            self.start = 0;
+        if self.start >= self.end {
+            (self.start, self.end) = (0, 0);
         }
     }
 
@@ -89,25 +90,28 @@ impl Connection {
     /// of file.
     pub(crate) fn read(&mut self) -> io::Result<usize> {
         self.make_room();
-        let used = self.buffer.len();
-        let room = self.buffer.capacity().max(used + BUFFER_BYTES / 4);
-        self.buffer.resize(room, 0);
-        let result = loop {
-            match self.stream.read(&mut self.buffer[used..]) {
+        loop {
+            match self.stream.read(&mut self.buffer[self.end..]) {
+                Ok(n) => {
+                    self.end += n;
+                    return Ok(n);
+                }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                other => break other,
+                Err(e) => return Err(e),
             }
-        };
-        self.buffer
-            .truncate(used + result.as_ref().map_or(0, |n| *n));
-        result
+        }
     }
 
-    /// Moves unused input to the front when the buffer is full to its end.
+    /// Makes a quarter of a buffer available: first by moving unused input to the front, then by growing.
     fn make_room(&mut self) {
-        if self.start > 0 && self.buffer.capacity() - self.buffer.len() < BUFFER_BYTES / 4 {
-            self.buffer.drain(..self.start);
-            self.start = 0;
+        const ENOUGH: usize = BUFFER_BYTES / 4;
+        if self.buffer.len() - self.end >= ENOUGH {
+            return;
+        }
+        self.buffer.copy_within(self.start..self.end, 0);
+        (self.start, self.end) = (0, self.end - self.start);
+        if self.buffer.len() - self.end < ENOUGH {
+            self.buffer.resize(self.end + BUFFER_BYTES, 0);
         }
     }
 }
@@ -168,8 +172,8 @@ impl ConnectionCache {
             return;
         }
         connection.is_reused = true;
-        if connection.buffer.capacity() > 2 * BUFFER_BYTES {
-            connection.buffer = Vec::with_capacity(BUFFER_BYTES);
+        if connection.buffer.len() > 2 * BUFFER_BYTES {
+            connection.buffer = vec![0; BUFFER_BYTES];
         }
         let Some(slot) = self.slots.get(process.slot() as usize) else {
             return;
@@ -225,6 +229,32 @@ mod tests {
         assert!(cache
             .checkout(ProcessRef::new(1, 9), Protocol::Http)
             .is_err());
+        std::fs::remove_dir_all(directory).unwrap();
+    }
+
+    #[test]
+    fn input_survives_moving_and_growing() {
+        let (cache, directory) = cache();
+        let listener = UnixListener::bind(directory.join("3.1")).unwrap();
+        let mut connection = cache
+            .checkout(ProcessRef::new(3, 1), Protocol::Binary)
+            .unwrap();
+        let (mut app, _) = listener.accept().unwrap();
+        let sent: Vec<u8> = (0..200_000u32)
+            .map(|i| u8::try_from(i % 251).unwrap())
+            .collect();
+        let (mut used, mut written) = (Vec::new(), 0);
+        while used.len() + connection.input().len() < sent.len() {
+            let n = (sent.len() - written).min(10_000);
+            app.write_all(&sent[written..written + n]).unwrap();
+            written += n;
+            connection.read().unwrap();
+            let n = connection.input().len().min(3_000);
+            used.extend_from_slice(&connection.input()[..n]);
+            connection.consume(n);
+        }
+        used.extend_from_slice(connection.input());
+        assert!(used == sent);
         std::fs::remove_dir_all(directory).unwrap();
     }
 
