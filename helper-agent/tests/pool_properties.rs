@@ -58,14 +58,14 @@ fn chance() -> impl Strategy<Value = Chance> {
     prop_oneof![
         6 => group.clone().prop_map(|group| Chance::Arrive { group }),
         6 => Just(Chance::Serve),
-        1 => process.clone().prop_map(|process| Chance::Abandon { process }),
-        5 => (process.clone(), 0..4u32).prop_map(|(process, concurrency)| Chance::SpawnSucceeds {
+        1 => process.prop_map(|process| Chance::Abandon { process }),
+        5 => (process, 0..4u32).prop_map(|(process, concurrency)| Chance::SpawnSucceeds {
             process,
             concurrency
         }),
-        2 => process.clone().prop_map(|process| Chance::SpawnFails { process }),
-        1 => process.clone().prop_map(|process| Chance::Crash { process }),
-        4 => process.clone().prop_map(|process| Chance::Obey { process }),
+        2 => process.prop_map(|process| Chance::SpawnFails { process }),
+        1 => process.prop_map(|process| Chance::Crash { process }),
+        4 => process.prop_map(|process| Chance::Obey { process }),
         1 => process.prop_map(|process| Chance::Leave { process }),
         1 => group.clone().prop_map(|group| Chance::Restart { group }),
         1 => (group, 0..3u32, 0..4u32, any::<bool>())
@@ -240,7 +240,7 @@ impl World {
             (
                 *id,
                 QueueSeen {
-                    waiting: queue.len() as u32,
+                    waiting: u32::try_from(queue.len()).unwrap(),
                     oldest_ms,
                 },
             )
@@ -292,7 +292,7 @@ impl World {
             if actor.phase == Phase::Live {
                 let n = queue.len().min(free.saturating_sub(actor.orphans) as usize);
                 queue.drain(..n);
-                actor.in_use = n as u32;
+                actor.in_use = u32::try_from(n).unwrap();
                 actor.takes += n as u64;
             }
         }
@@ -350,6 +350,19 @@ impl World {
                     self.tell(Event::LeaveAsked { process: id });
                 }
             }
+            Chance::Restart { .. } | Chance::Limits { .. } | Chance::Resize { .. } => {
+                self.administer(chance);
+            }
+            Chance::Pass { ms } => {
+                self.now += ms;
+                self.look();
+            }
+        }
+    }
+
+    /// What an administrator may do.
+    fn administer(&mut self, chance: &Chance) {
+        match *chance {
             Chance::Restart { group } => self.tell(Event::Restart {
                 group: GroupId(group),
             }),
@@ -377,10 +390,7 @@ impl World {
                 };
                 self.tell(Event::Configured(limits));
             }
-            Chance::Pass { ms } => {
-                self.now += ms;
-                self.look();
-            }
+            _ => unreachable!("not the administrator's"),
         }
     }
 
@@ -482,7 +492,7 @@ proptest! {
         world.calm(400);
         for (group, min) in [(0u64, 0usize), (1, 1), (2, 2), (3, 0)] {
             let limits =
-                GroupLimits { min_instances: min as u32, max_instances: 0, confirmed: true };
+                GroupLimits { min_instances: u32::try_from(min).unwrap(), max_instances: 0, confirmed: true };
             world.tell(Event::GroupChanged { group: GroupId(group), limits });
         }
         world.calm(400);

@@ -24,7 +24,7 @@ const INHERITED: [&str; 9] = [
 /// What the environment is made from besides the application.
 #[derive(Clone)]
 pub struct Source<'a> {
-    /// Variables of the agent; only [`INHERITED`] ones are looked at.
+    /// Variables of the agent; only a short list of them is looked at.
     pub own: &'a dyn Fn(&str) -> Option<String>,
     /// The user the app will run as, or that we all are.
     pub identity: &'a Identity,
