@@ -33,35 +33,48 @@ fn stop_leaves_no_process_and_no_file() {
     }
 }
 
+/// An app that spins and ignores SIGTERM, and the process that it started in a session of its own.
+fn stop_ends_even_the_stubborn(language: Language) {
+    let name = language.name();
+    let mut server = Setup::of(one_process(language)).start();
+    let mut client = server.client(name);
+    client
+        .send(&Request::get("/stubborn"))
+        .expect("send the request");
+    server.await_file(name, "stubborn.begun");
+    let file = server.app_root(name).join("stubborn.begun");
+    let text = std::fs::read_to_string(file).expect("read the background process's pid");
+    let background = text.trim().parse().expect("a pid");
+    assert!(
+        processes::is_alive(background),
+        "the background process did not start"
+    );
+    server.stop_within(STOP_DEADLINE);
+    assert_eq!(
+        server.survivors_after_a_moment(),
+        [],
+        "{name}: {}",
+        server.evidence()
+    );
+    assert!(
+        !processes::is_alive(background),
+        "{name}: the background process is still there"
+    );
+}
+
 #[test]
-fn stop_ends_an_app_that_ignores_everything_and_what_it_started_in_another_session() {
-    for language in Language::ALL {
-        let name = language.name();
-        let mut server = Setup::of(one_process(language)).start();
-        let mut client = server.client(name);
-        client
-            .send(&Request::get("/stubborn"))
-            .expect("send the request");
-        server.await_file(name, "stubborn.begun");
-        let file = server.app_root(name).join("stubborn.begun");
-        let text = std::fs::read_to_string(file).expect("read the background process's pid");
-        let background = text.trim().parse().expect("a pid");
-        assert!(
-            processes::is_alive(background),
-            "the background process did not start"
-        );
-        server.stop_within(STOP_DEADLINE);
-        assert_eq!(
-            server.survivors_after_a_moment(),
-            [],
-            "{name}: {}",
-            server.evidence()
-        );
-        assert!(
-            !processes::is_alive(background),
-            "{name}: the background process is still there"
-        );
-    }
+fn stop_ends_a_stubborn_ruby_app_and_what_it_started_in_another_session() {
+    stop_ends_even_the_stubborn(Language::Ruby);
+}
+
+#[test]
+fn stop_ends_a_stubborn_python_app_and_what_it_started_in_another_session() {
+    stop_ends_even_the_stubborn(Language::Python);
+}
+
+#[test]
+fn stop_ends_a_stubborn_node_app_and_what_it_started_in_another_session() {
+    stop_ends_even_the_stubborn(Language::Node);
 }
 
 #[test]
