@@ -17,7 +17,7 @@
 //! | `look` | the tables as the pool sees them; orphans |
 //! | `groups`, `registration`, `reconfigure` | which apps there are |
 //! | `processes`, `tasks` | app processes that exist, and what watches them |
-//! | `spawning`, `ending` | the beginning and the end of a process |
+//! | `spawning`, `failing`, `ending` | the beginning and the end of a process |
 //! | `adopt` | taking over what an earlier agent left |
 //! | `workers` | connections of httpd's children |
 //! | `store_link` | what the watchdog is told; becoming the watchdog |
@@ -25,6 +25,7 @@
 mod adopt;
 mod core;
 mod ending;
+mod failing;
 mod groups;
 mod look;
 mod processes;

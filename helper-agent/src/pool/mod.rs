@@ -12,11 +12,13 @@
 //!
 //! * `event.rs` – the vocabulary;
 //! * `process.rs`, `group.rs` – the books;
-//! * `policy.rs` – what follows from the books: the only place with opinions.
+//! * `policy.rs` – what follows from the books: the only place with opinions; `ending.rs` – how an end is
+//!   urged on.
 //!
 //! Every process counts against the pool's limit from the wish until it is reaped, ending ones
 //! included: the limit is there for the machine's memory.
 
+mod ending;
 mod event;
 mod group;
 mod policy;
@@ -254,7 +256,7 @@ impl Pool {
         // A second, shorter deadline (the administrator lost patience) replaces the first.
         let kill_at = now.plus(deadline_ms - deadline_ms.min(1_000).min(deadline_ms / 10));
         let ask_at = now.plus(deadline_ms / 2);
-        let terminate_after_ms = policy::TERMINATE_AFTER_MS.min(deadline_ms / 4);
+        let terminate_after_ms = ending::TERMINATE_AFTER_MS.min(deadline_ms / 4);
         let has_finished = self.stop.is_some_and(|stop| stop.has_finished);
         self.stop = Some(Stopping {
             ask_at,

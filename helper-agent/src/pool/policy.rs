@@ -15,10 +15,6 @@ const QUEUE_IS_SERIOUS_MS: u64 = 20;
 const SETTLE_MS: u64 = 50;
 /// Seats that are all taken by the same requests for so long will not serve the next one soon.
 const STUCK_MS: u64 = 1_000;
-/// After `stop` was said a process has so long before SIGTERM …
-pub(super) const TERMINATE_AFTER_MS: u64 = 5_000;
-/// … and after SIGTERM so long before SIGKILL.
-const KILL_AFTER_MS: u64 = 55_000;
 /// A process that drains for longer may be stuck in a request and is not counted upon to make room.
 const DRAIN_PROMISE_MS: u64 = 5_000;
 /// Shortest residence of a group's only process before it must make room for a starved group.
@@ -355,68 +351,6 @@ impl Pool {
         for group in gone {
             self.groups.remove(&group);
             out.push(Command::Forget { group });
-        }
-    }
-
-    /// Urges ending processes on: drained → `stop`, then SIGTERM, then SIGKILL.
-    fn urge(&mut self, now: Millis, out: &mut Vec<Command>) {
-        let stop = self.stop;
-        let terminate_after = stop.map_or(TERMINATE_AFTER_MS, |stop| stop.terminate_after_ms);
-        for (id, process) in &mut self.processes {
-            let State::Ending(stage) = process.state else {
-                continue;
-            };
-            let must_die = stop.is_some_and(|stop| now >= stop.kill_at);
-            let must_ask = stop.is_some_and(|stop| now >= stop.ask_at);
-            // Orphans do not hold the question back: `stop` lets the app finish what it was sent.
-            let is_drained = process.load.in_use == 0;
-            let next = match stage {
-                Stage::Killed => continue,
-                _ if must_die => Stage::Killed,
-                Stage::Draining { is_seen, .. } if must_ask || (is_seen && is_drained) => {
-                    Stage::Asked { since: now }
-                }
-                Stage::Asked { since } if now.since(since) >= terminate_after => {
-                    Stage::Terminated { since: now }
-                }
-                Stage::Terminated { since } if now.since(since) >= KILL_AFTER_MS => Stage::Killed,
-                Stage::Draining { .. } | Stage::Asked { .. } | Stage::Terminated { .. } => continue,
-            };
-            process.state = State::Ending(next);
-            let process = *id;
-            out.push(match next {
-                Stage::Asked { .. } | Stage::Draining { .. } => Command::AskToStop { process },
-                Stage::Terminated { .. } => Command::Terminate { process },
-                Stage::Killed => Command::Kill { process },
-            });
-        }
-    }
-
-    fn end_everything(&mut self, now: Millis, out: &mut Vec<Command>) {
-        let live: Vec<ProcessId> = self
-            .processes
-            .iter()
-            .filter(|(_, p)| p.is_live())
-            .map(|(id, _)| *id)
-            .collect();
-        for id in live {
-            self.end(now, id, out);
-        }
-        for (id, process) in &mut self.processes {
-            if process.is_starting() {
-                // Nobody will ever be served by it.
-                process.state = State::Ending(Stage::Killed);
-                out.push(Command::Kill { process: *id });
-            }
-        }
-    }
-
-    fn finish(&mut self, out: &mut Vec<Command>) {
-        if let Some(stop) = &mut self.stop {
-            if self.processes.is_empty() && !stop.has_finished {
-                stop.has_finished = true;
-                out.push(Command::Finished);
-            }
         }
     }
 }

@@ -10,13 +10,14 @@
 //!  dialogue, captured output, deadline ◄────────────────────────────────────────────── ready
 //! ```
 //!
-//! * `order.rs` – what the shim is told; `prepare.rs` makes it (may block), `identity.rs` says as whom,
+//! * `order.rs` – what the shim is told; `prepare.rs` makes it (may block), `identity.rs` says as whom (`accounts.rs`: of which users),
 //!   `environment.rs` with which variables;
 //! * `launch.rs` – the agent's side of the fork;
 //! * `shim.rs` – the child's side, between fork and the loader;
 //! * `dialogue.rs` – the lines of the control socket;
 //! * `report.rs` – a failure in words.
 
+pub mod accounts;
 pub mod dialogue;
 pub mod environment;
 pub mod identity;

@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use passenger_shm::messages::Registration;
 
+use super::accounts::{Accounts, System};
 use super::environment::{self, Source};
-use super::identity::{self, Accounts, FileOwner, Identity, Rules, System};
+use super::identity::{self, FileOwner, Identity, Rules};
 use super::order::SpawnOrder;
 use crate::config::{Application, Configuration, OwnerRule};
 use crate::sys::process::effective_uid;
