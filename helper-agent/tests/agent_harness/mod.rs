@@ -68,12 +68,7 @@ impl Stage {
         }
         let loaders = Path::new(env!("CARGO_MANIFEST_DIR")).join("loaders");
         let staged = directory.join("share/passenger/loaders");
-        fs::create_dir(&staged).unwrap();
-        for file in fs::read_dir(loaders).unwrap().flatten() {
-            if file.path().is_file() {
-                fs::copy(file.path(), staged.join(file.file_name())).unwrap();
-            }
-        }
+        copy_all(&loaders, &staged);
         Self { directory }
     }
 
@@ -119,6 +114,19 @@ impl Drop for Stage {
             );
         }
         let _ = fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// A directory with everything in it.
+fn copy_all(from: &Path, to: &Path) {
+    fs::create_dir(to).unwrap();
+    for entry in fs::read_dir(from).unwrap().flatten() {
+        let (source, target) = (entry.path(), to.join(entry.file_name()));
+        if source.is_dir() {
+            copy_all(&source, &target);
+        } else {
+            fs::copy(&source, &target).unwrap();
+        }
     }
 }
 
