@@ -33,6 +33,7 @@ macro_rules! conformance {
         conformance! {
             ruby = Ruby: $($all)* $($binary)*;
             python = Python: $($all)* $($binary)*;
+            asgi = Asgi: $($all)*;
             node = Node: $($all)*;
         }
     };
@@ -93,6 +94,7 @@ fn says_each_step_until_ready(language: Language) {
     let lines: Vec<_> = (0..3).filter_map(|_| process.next_line()).collect();
     let ready = match language {
         Language::Node => "ready concurrency=0 protocol=http",
+        Language::Asgi => "ready concurrency=0 protocol=binary",
         _ => "ready concurrency=1 protocol=binary",
     };
     assert_eq!(lines, ["step load", "step listen", ready]);

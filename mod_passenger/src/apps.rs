@@ -19,7 +19,12 @@ use std::time::{Duration, Instant};
 const MAX_ENTRIES: usize = 4096;
 
 /// Startup files by which an app without `PassengerAppType` is known, in order of preference.
-const STARTUP_FILES: [&str; 3] = ["config.ru", "passenger_wsgi.py", "app.js"];
+const STARTUP_FILES: [&str; 4] = [
+    "config.ru",
+    "passenger_wsgi.py",
+    "passenger_asgi.py",
+    "app.js",
+];
 
 /// An app as this worker knows it.
 pub(crate) struct App {

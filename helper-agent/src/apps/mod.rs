@@ -23,8 +23,10 @@ pub struct AppType {
     pub interpreters: &'static [&'static str],
 }
 
+const PYTHON: &str = "PassengerPython";
+
 /// All types, in order of detection.
-pub static TYPES: [AppType; 3] = [
+pub static TYPES: [AppType; 4] = [
     AppType {
         name: "ruby",
         aliases: &["rack"],
@@ -38,7 +40,15 @@ pub static TYPES: [AppType; 3] = [
         aliases: &["wsgi"],
         startup_file: "passenger_wsgi.py",
         loader: "wsgi-loader.py",
-        directive: "PassengerPython",
+        directive: PYTHON,
+        interpreters: &["python3", "python"],
+    },
+    AppType {
+        name: "asgi",
+        aliases: &[],
+        startup_file: "passenger_asgi.py",
+        loader: "asgi-loader.py",
+        directive: PYTHON,
         interpreters: &["python3", "python"],
     },
     AppType {
@@ -76,10 +86,23 @@ impl AppType {
         Ok(None)
     }
 
-    /// The program that runs this type: what was configured, looked up in `PATH` unless it is a path.
-    /// A program that does not exist is returned as written; executing it gives the clear error.
+    /// The program that runs an app of this type: what was configured, looked up in `PATH` unless it is a
+    /// path. For Python a path may also be a virtual environment's, and where nothing is configured the one
+    /// in the app root counts. A program that does not exist is returned as written; executing it gives the
+    /// clear error. May block on a file system that does not answer.
     #[must_use]
-    pub fn interpreter(&self, configured: Option<&str>) -> PathBuf {
+    pub fn interpreter(&self, configured: Option<&str>, app_root: &Path) -> PathBuf {
+        if self.directive == PYTHON {
+            let environment = match configured {
+                Some(directory) if directory.contains('/') => Some(PathBuf::from(directory)),
+                Some(_) => None,
+                None => Some(app_root.join(".venv")),
+            };
+            let inside = environment.map(|directory| directory.join("bin/python"));
+            if let Some(python) = inside.filter(|python| is_program(python)) {
+                return python;
+            }
+        }
         let path = env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
         let find = |program: &&str| look_up(program, &path);
         match configured {
@@ -107,11 +130,12 @@ fn look_up(program: &str, path: &std::ffi::OsStr) -> Option<PathBuf> {
     env::split_paths(path)
         .filter(|dir| dir.is_absolute())
         .map(|dir| dir.join(program))
-        .find(|candidate| {
-            candidate
-                .metadata()
-                .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
-        })
+        .find(|candidate| is_program(candidate))
+}
+
+fn is_program(path: &Path) -> bool {
+    path.metadata()
+        .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
 }
 
 #[cfg(test)]
@@ -153,12 +177,31 @@ mod tests {
     #[test]
     fn interpreters_are_looked_up_but_paths_are_taken_as_written() {
         let python = AppType::by_name("wsgi").unwrap();
-        assert_eq!(python.interpreter(Some("/no/such")), Path::new("/no/such"));
-        assert_eq!(
-            python.interpreter(Some("no-such-thing")),
-            Path::new("no-such-thing")
-        );
-        let shell = python.interpreter(Some("sh"));
+        let chosen = |configured| python.interpreter(Some(configured), Path::new("/srv/app"));
+        assert_eq!(chosen("/no/such"), Path::new("/no/such"));
+        assert_eq!(chosen("no-such-thing"), Path::new("no-such-thing"));
+        let shell = chosen("sh");
         assert!(shell.is_absolute(), "{shell:?}");
+    }
+
+    #[test]
+    fn python_comes_from_a_virtual_environment() {
+        let root = std::env::temp_dir().join(format!("passenger-venv-{}", std::process::id()));
+        let environment = root.join(".venv");
+        std::fs::create_dir_all(environment.join("bin")).unwrap();
+        let python = environment.join("bin/python");
+        let chosen = |name, configured| {
+            let kind = AppType::by_name(name).unwrap();
+            kind.interpreter(configured, &root)
+        };
+        assert_ne!(chosen("wsgi", None), python, "there is no program yet");
+        std::os::unix::fs::symlink("/bin/sh", &python).unwrap();
+        assert_eq!(chosen("wsgi", None), python);
+        assert_eq!(chosen("asgi", None), python);
+        assert_eq!(chosen("asgi", environment.to_str()), python);
+        assert_eq!(chosen("asgi", python.to_str()), python);
+        assert_ne!(chosen("wsgi", Some("python3")), python, "said explicitly");
+        assert_ne!(chosen("ruby", None), python);
+        std::fs::remove_dir_all(&root).unwrap();
     }
 }

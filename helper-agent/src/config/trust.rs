@@ -324,7 +324,7 @@ mod tests {
         fs::remove_file(dir.0.join("app/config.ru")).unwrap();
         let refused = Application::find(&config, &registration(&public, "", &[])).unwrap_err();
         assert!(
-            refused.contains("none of config.ru, passenger_wsgi.py, app.js"),
+            refused.contains("none of config.ru, passenger_wsgi.py, passenger_asgi.py, app.js"),
             "{refused}"
         );
     }

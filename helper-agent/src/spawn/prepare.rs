@@ -64,7 +64,7 @@ pub fn prepare(
     let environment = environment::build(&app, &source);
     let order = SpawnOrder {
         identity,
-        program: app.kind.interpreter(configured),
+        program: app.kind.interpreter(configured, &app.app_root),
         directive: app.kind.directive.to_owned(),
         arguments: vec![loaders.join(app.kind.loader)],
         app_root: app.app_root.clone(),

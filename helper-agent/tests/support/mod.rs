@@ -22,15 +22,18 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 pub(crate) enum Language {
     Ruby,
     Python,
+    /// Python again, through its other loader.
+    Asgi,
     Node,
 }
 
 impl Language {
-    /// `ruby`, `python` or `node`: the suffix of the fixture directories.
+    /// `ruby`, `python`, `asgi` or `node`: the suffix of the fixture directories.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Language::Ruby => "ruby",
             Language::Python => "python",
+            Language::Asgi => "asgi",
             Language::Node => "node",
         }
     }
@@ -40,7 +43,7 @@ impl Language {
     pub(crate) fn interpreter(self) -> Option<PathBuf> {
         let program = match self {
             Language::Ruby => "ruby",
-            Language::Python => "python3",
+            Language::Python | Language::Asgi => "python3",
             Language::Node => "node",
         };
         let path = std::env::var_os("PATH").unwrap_or_default();
@@ -54,6 +57,7 @@ impl Language {
         let file = match self {
             Language::Ruby => "rack-loader.rb",
             Language::Python => "wsgi-loader.py",
+            Language::Asgi => "asgi-loader.py",
             Language::Node => "node-loader.js",
         };
         Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -65,6 +69,7 @@ impl Language {
         match self {
             Language::Ruby => "config.ru",
             Language::Python => "passenger_wsgi.py",
+            Language::Asgi => "passenger_asgi.py",
             Language::Node => "app.js",
         }
     }

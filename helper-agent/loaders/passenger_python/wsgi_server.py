@@ -1,0 +1,222 @@
+"""Serves one WSGI application (PEP 3333) to Apache's workers: the loop over all connections. What happens on one
+connection is in wsgi_connection.py.
+"""
+
+import errno
+import os
+import queue
+import select
+import socket
+import struct
+import sys
+import threading
+import time
+import traceback
+
+from .wsgi_connection import Connection, FileWrapper
+
+# Credentials of a Unix socket's peer: pid, uid, gid.
+UCRED = struct.Struct("iII")
+
+
+class Server:
+    """Waits for requests on all connections and runs them: in the loop itself, or in threads if wanted."""
+
+    def __init__(self, application, control, listener, settings):
+        self.stopping = False
+        # What is the same in every request.
+        self.environ = {
+            "wsgi.version": (1, 0),
+            "wsgi.errors": sys.stderr,
+            "wsgi.multithread": settings.threads > 1,
+            "wsgi.multiprocess": True,
+            "wsgi.run_once": False,
+            "wsgi.file_wrapper": FileWrapper,
+            "wsgi.input_terminated": True,
+        }
+        self._application = application
+        self._control = control
+        self._listener = listener
+        self._peer_uid = settings.peer_uid
+        self._limit = max(32, 2 * settings.threads)
+        self._connections = {}
+        self._turn = 0
+        self._epoll = select.epoll()
+        self._epoll.register(control.socket, select.EPOLLIN)
+        self._epoll.register(listener, select.EPOLLIN)
+        self._threaded = settings.threads > 1
+        # Requests in execution, only with threads: the loop itself never looks while it executes one.
+        self._executing = {}
+        if self._threaded:
+            self._queue = queue.SimpleQueue()
+            self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(settings.threads)]
+            for thread in self._threads:
+                thread.start()
+
+    def run(self):
+        while not self.stopping:
+            self._one_turn()
+        self._drain()
+
+    def log_exception(self, environ):
+        where = ""
+        if environ:
+            where = "{} {}: ".format(environ.get("REQUEST_METHOD"), environ.get("REQUEST_URI"))
+        sys.stderr.write(where + traceback.format_exc())
+
+    def forget(self):
+        """In a child the application forked: let go of what belongs to the parent, without disturbing it."""
+        for connection in self._connections.values():
+            connection.socket.close()
+        self._connections.clear()
+        self._epoll.close()
+        self._listener.close()
+        self._control.socket.close()
+
+    def _one_turn(self):
+        events = self._epoll.poll()
+        self._turn += 1
+        told = False
+        for fileno, _event in events:
+            connection = self._connections.get(fileno)
+            if connection is not None:
+                self._serve(connection)
+            elif fileno == self._listener.fileno():
+                self._accept_all()
+            else:
+                told = True
+        if told:
+            self._obey()
+
+    def _serve(self, connection):
+        received = connection.receive()
+        if received:
+            self._execute(connection)
+        elif received is False:
+            self._drop(connection)
+        elif self._threaded:
+            self._listen_to(connection)
+
+    def _execute(self, connection):
+        connection.last_used = self._turn
+        if self._threaded:
+            self._executing[connection] = connection.number
+            self._queue.put(connection)
+        elif not connection.answer(self._application):
+            self._drop(connection)
+
+    def _drop(self, connection):
+        del self._connections[connection.fileno]
+        connection.socket.close()
+
+    def _accept_all(self):
+        while True:
+            try:
+                accepted, _address = self._listener.accept()
+            except OSError as error:
+                if error.errno not in (errno.EAGAIN, errno.EINVAL):  # EINVAL: after shutdown, none left
+                    print("Cannot accept a connection from Apache:", error, file=sys.stderr)
+                    self._make_room()
+                    time.sleep(0.1)  # the listener stays ready: without this the loop would spin
+                return
+            self._admit(accepted)
+
+    def _admit(self, accepted):
+        peer = accepted.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, UCRED.size)
+        _pid, uid, _gid = UCRED.unpack(peer)
+        if uid not in (0, self._peer_uid):
+            accepted.close()
+            return
+        if len(self._connections) >= self._limit:
+            self._make_room()
+        accepted.setblocking(True)
+        connection = Connection(accepted, self)
+        connection.last_used = self._turn
+        self._connections[connection.fileno] = connection
+        # With threads a connection is heard once and then again when its request has been answered.
+        self._epoll.register(accepted, select.EPOLLIN | (select.EPOLLONESHOT if self._threaded else 0))
+
+    def _listen_to(self, connection):
+        self._epoll.modify(connection.fileno, select.EPOLLIN | select.EPOLLONESHOT)
+
+    def _idle(self):
+        return [one for one in list(self._connections.values()) if one not in self._executing]
+
+    def _make_room(self):
+        """Closes the connection that has been idle longest, without losing a request that is on its way."""
+        idle = self._idle()
+        if idle:
+            oldest = min(idle, key=lambda connection: connection.last_used)
+            if self._wind_up(oldest):
+                self._execute(oldest)
+            else:
+                self._drop(oldest)
+
+    def _wind_up(self, connection):
+        """True: a last request had arrived. Once reading is shut down the worker's next send fails before it
+        has delivered anything, so that the worker can safely go elsewhere; what it sent before is readable."""
+        connection.last = True
+        received = connection.receive()
+        if received is None:
+            connection.socket.shutdown(socket.SHUT_RD)
+            received = connection.receive()
+        return bool(received)
+
+    def _obey(self):
+        for line in self._control.lines():
+            if line is None or line == "stop":
+                self.stopping = True
+            elif line.startswith("busy? "):
+                self._report(line[6:])
+
+    def _report(self, token):
+        """Answers only when every request sent before the question has been read."""
+        self._accept_all()
+        for fileno, _event in self._epoll.poll(0):
+            connection = self._connections.get(fileno)
+            if connection is not None:
+                self._serve(connection)
+        self._control.say("busy", token, *map(str, list(self._executing.values())))
+
+    def _drain(self):
+        """No new connection, then one last look at each."""
+        self._listener.shutdown(socket.SHUT_RD)
+        self._accept_all()
+        for connection, received in [(one, self._wind_up(one)) for one in self._idle()]:
+            if received:
+                self._execute(connection)
+            else:
+                self._drop(connection)
+        if self._threaded:
+            for _ in self._threads:
+                self._queue.put(None)
+            for thread in self._threads:
+                thread.join()
+            for connection in self._connections.values():
+                if self._wind_up(connection):
+                    connection.answer(self._application)
+
+    def _work(self):
+        """A thread's life: the loop has read a request's head, the thread does the rest."""
+        while True:
+            connection = self._queue.get()
+            if connection is None:
+                return
+            try:
+                again = connection.answer(self._application)
+            except BaseException:  # an exit would only end this thread, and nobody would see the pool shrink
+                traceback.print_exc()
+                os._exit(1)
+            del self._executing[connection]
+            if again:
+                self._listen_to(connection)
+            else:
+                self._drop(connection)
+
+
+def serve(application, start):
+    """Runs the application until the agent says stop."""
+    start.control.say("step", "listen")
+    server = Server(application, start.control, start.listener, start.settings)
+    start.ready(server, start.settings.threads)
+    server.run()

@@ -1,0 +1,1 @@
+../broken-exits-python/passenger_wsgi.py

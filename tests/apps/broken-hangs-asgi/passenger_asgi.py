@@ -1,0 +1,1 @@
+../broken-hangs-python/passenger_wsgi.py

@@ -1,0 +1,1 @@
+../broken-raises-python/passenger_wsgi.py

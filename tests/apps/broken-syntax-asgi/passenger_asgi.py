@@ -1,0 +1,1 @@
+../broken-syntax-python/passenger_wsgi.py
