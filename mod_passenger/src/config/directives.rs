@@ -238,7 +238,7 @@ const fn at_least(min: i64) -> Kind {
 }
 
 const APP_TYPES: Kind =
-    Kind::OneOf(&["ruby", "rack", "python", "wsgi", "node", "nodejs", "meteor"]);
+    Kind::OneOf(&["ruby", "rack", "python", "wsgi", "asgi", "node", "nodejs", "meteor"]);
 const SPAWN_METHODS: Kind = Kind::OneOf(&["smart", "smart-lv2", "direct", "conservative"]);
 const CONCURRENCY_MODELS: Kind = Kind::OneOf(&["process", "thread"]);
 
@@ -348,7 +348,7 @@ pub(crate) static DIRECTIVES: &[Directive] = &[
         .alias(&[c"RailsEnv", c"RackEnv"])
         .sets(|c, _, v| c.app_env = Some(v.text())).built(),
     app(c"PassengerAppType", APP_TYPES, "detected from the app's files",
-        c"rack (ruby), wsgi (python), node (nodejs) or meteor")
+        c"rack (ruby), wsgi (python), asgi, node (nodejs) or meteor")
         .sets(|c, _, v| c.app_type = Some(v.text())).built(),
     app(c"PassengerAppStartCommand", Text, "none",
         c"shell command of a generic app, which listens on $PORT")
