@@ -4,9 +4,9 @@
 //! digits and dashes are dropped (CVE-2015-7519), and so is `Proxy` (CVE-2016-5385).
 
 use crate::ffi::request::Request;
+use crate::paths::Paths;
 use crate::upstream::frame::RequestFrame;
 use crate::upstream::http1::RequestHead;
-use std::borrow::Cow;
 
 /// Fields that concern the hop between client and httpd (RFC 9110 section 7.6.1), or that httpd consumed.
 const NOT_FORWARDED: [&str; 9] = [
@@ -21,30 +21,32 @@ const NOT_FORWARDED: [&str; 9] = [
     "upgrade",
 ];
 
-/// The path of a request as an app sees it, escaped.
-struct Paths<'r> {
-    request_uri: Cow<'r, [u8]>,
-    path_info: Cow<'r, [u8]>,
+/// What a request's head says beyond the request itself.
+#[derive(Clone, Copy)]
+pub(crate) struct Facts<'a> {
+    /// `SCRIPT_NAME`.
+    pub(crate) script_name: &'a str,
+    /// `SERVER_SOFTWARE`.
+    pub(crate) software: &'a str,
+    /// `PassengerAllowEncodedSlashes`.
+    pub(crate) keeps_encoded_slashes: bool,
+    /// Length of the body, where it is known.
+    pub(crate) body_bytes: Option<u64>,
 }
 
-/// The head of a binary request. `body_bytes` is the length of the body where it is known.
-pub(crate) fn binary(
-    r: &Request<'_>,
-    base_uri: &str,
-    software: &str,
-    body_bytes: Option<u64>,
-) -> RequestFrame {
+/// The head of a binary request.
+pub(crate) fn binary(r: &Request<'_>, facts: Facts<'_>) -> RequestFrame {
     let mut frame = RequestFrame::new();
-    let paths = paths(r, base_uri);
+    let paths = Paths::of(r, facts.script_name, facts.keeps_encoded_slashes);
     frame.pair(b"REQUEST_METHOD", r.method());
-    frame.pair(b"SCRIPT_NAME", base_uri.as_bytes());
+    frame.pair(b"SCRIPT_NAME", facts.script_name.as_bytes());
     frame.pair(b"PATH_INFO", &paths.path_info);
     frame.pair(b"QUERY_STRING", r.args().unwrap_or_default());
     frame.pair(b"REQUEST_URI", &paths.request_uri);
     frame.pair(b"SERVER_NAME", r.server_name());
     frame.pair(b"SERVER_PORT", r.server_port().to_string().as_bytes());
     frame.pair(b"SERVER_PROTOCOL", r.protocol());
-    frame.pair(b"SERVER_SOFTWARE", software.as_bytes());
+    frame.pair(b"SERVER_SOFTWARE", facts.software.as_bytes());
     frame.pair(b"REMOTE_ADDR", r.client_address());
     frame.pair(b"REMOTE_PORT", r.client_port().to_string().as_bytes());
     if let Some(user) = r.user() {
@@ -59,30 +61,39 @@ pub(crate) fn binary(
             frame.pair(b"CONTENT_TYPE", value);
         } else if name.eq_ignore_ascii_case(b"content-length") {
             // Replaced below by what was really read.
-            if body_bytes.is_none() {
+            if facts.body_bytes.is_none() {
                 frame.pair(b"CONTENT_LENGTH", value);
             }
         } else if variable_name(name, &mut key) {
             frame.pair(&key, value);
         }
     }
-    match body_bytes {
-        Some(n) if n > 0 || r.has_body() || r.headers_in().get(c"Content-Length").is_some() => {
-            frame.pair(b"CONTENT_LENGTH", n.to_string().as_bytes());
-        }
-        _ => {}
+    if let Some(length) = length_to_say(r, facts.body_bytes) {
+        frame.pair(b"CONTENT_LENGTH", length.as_bytes());
     }
-    for (name, value) in r.variables().iter() {
-        if !matches!(name, b"SCRIPT_NAME" | b"PATH_INFO") {
-            frame.pair(name, value);
-        }
+    // Last, so that what the administrator set wins.
+    for (name, value) in variables(r) {
+        frame.pair(name, value);
     }
     frame
 }
 
+/// `Content-Length` of a body that was read; a request that had none gets none.
+fn length_to_say(r: &Request<'_>, body_bytes: Option<u64>) -> Option<String> {
+    let n = body_bytes?;
+    let is_said = n > 0 || r.has_body() || r.headers_in().get(c"Content-Length").is_some();
+    is_said.then(|| n.to_string())
+}
+
+/// Variables of this request (`SetEnv`, `SSL_*`, …) that are for the app.
+fn variables<'r>(r: &Request<'r>) -> impl Iterator<Item = (&'r [u8], &'r [u8])> {
+    let ours = |name: &[u8]| matches!(name, b"SCRIPT_NAME" | b"PATH_INFO");
+    r.variables().iter().filter(move |(name, _)| !ours(name))
+}
+
 /// Turns `X-Foo` into `HTTP_X_FOO` in `key`; `false` for fields that are not for the app.
 fn variable_name(name: &[u8], key: &mut Vec<u8>) -> bool {
-    if !name.iter().all(|b| b.is_ascii_alphanumeric() || *b == b'-') || is_not_forwarded(name) {
+    if !is_for_the_app(name) {
         return false;
     }
     key.clear();
@@ -97,22 +108,25 @@ fn variable_name(name: &[u8], key: &mut Vec<u8>) -> bool {
     true
 }
 
-fn is_not_forwarded(name: &[u8]) -> bool {
-    NOT_FORWARDED
-        .iter()
-        .any(|n| name.eq_ignore_ascii_case(n.as_bytes()))
-        || name.starts_with(b"!~")
+/// Whether a client's field may reach the app. Apps behind HTTP turn names into variables as well, so the
+/// rule against collisions is the same for both protocols; it also excludes our own names (`!~…`).
+fn is_for_the_app(name: &[u8]) -> bool {
+    name.iter().all(|b| b.is_ascii_alphanumeric() || *b == b'-')
+        && !NOT_FORWARDED
+            .iter()
+            .any(|n| name.eq_ignore_ascii_case(n.as_bytes()))
 }
 
-/// The head of an HTTP/1.1 request. `body_bytes` is the length of the body, `None` for chunks.
-pub(crate) fn http(r: &Request<'_>, base_uri: &str, body_bytes: Option<u64>) -> Vec<u8> {
-    let mut head = RequestHead::new(r.method(), &paths(r, base_uri).request_uri);
+/// The head of an HTTP/1.1 request. A body of unknown length is sent in chunks.
+pub(crate) fn http(r: &Request<'_>, facts: Facts<'_>) -> Vec<u8> {
+    let paths = Paths::of(r, facts.script_name, facts.keeps_encoded_slashes);
+    let mut head = RequestHead::new(r.method(), &paths.request_uri);
     let mut forwarded_for = Vec::new();
     for (name, value) in r.headers_in().iter() {
         if name.eq_ignore_ascii_case(b"x-forwarded-for") {
             forwarded_for.extend_from_slice(value);
             forwarded_for.extend_from_slice(b", ");
-        } else if !is_not_forwarded(name)
+        } else if is_for_the_app(name)
             && !name.eq_ignore_ascii_case(b"content-length")
             && !name.eq_ignore_ascii_case(b"expect")
             && !name.eq_ignore_ascii_case(b"x-forwarded-proto")
@@ -120,12 +134,10 @@ pub(crate) fn http(r: &Request<'_>, base_uri: &str, body_bytes: Option<u64>) -> 
             head.field(name, value);
         }
     }
-    match body_bytes {
-        Some(n) if n > 0 || r.has_body() || r.headers_in().get(c"Content-Length").is_some() => {
-            head.field(b"Content-Length", n.to_string().as_bytes());
-        }
-        Some(_) => {}
-        None => head.field(b"Transfer-Encoding", b"chunked"),
+    if facts.body_bytes.is_none() {
+        head.field(b"Transfer-Encoding", b"chunked");
+    } else if let Some(length) = length_to_say(r, facts.body_bytes) {
+        head.field(b"Content-Length", length.as_bytes());
     }
     forwarded_for.extend_from_slice(r.client_address());
     head.field(b"X-Forwarded-For", &forwarded_for);
@@ -133,90 +145,43 @@ pub(crate) fn http(r: &Request<'_>, base_uri: &str, body_bytes: Option<u64>) -> 
         b"X-Forwarded-Proto",
         if r.is_https() { b"https" } else { b"http" },
     );
+    internal_fields(r, &mut head);
     head.finish()
 }
 
-fn paths<'r>(r: &Request<'r>, base_uri: &str) -> Paths<'r> {
-    let request_uri = without_authority(r.original_target());
-    let raw = without_authority(r.unparsed_uri());
-    let raw = raw.split(|b| *b == b'?').next().unwrap_or(raw);
-    let path = escaped_path(raw, r.uri());
-    let path_info = match path.strip_prefix(base_uri.as_bytes()) {
-        Some(rest) => Cow::from(rest.to_vec()),
-        None => path,
-    };
-    let path_info = if path_info.is_empty() {
-        Cow::from(&b"/"[..])
-    } else {
-        path_info
-    };
-    // A target such as "*" or one that a rewrite left unescaped must not become a broken request line.
-    let request_uri = if request_uri.iter().all(u8::is_ascii_graphic) {
-        Cow::from(request_uri)
-    } else {
-        Cow::from(escape(request_uri, b"?"))
-    };
-    Paths {
-        request_uri,
-        path_info,
+/// What the binary protocol has variables for: fields whose names a client's never have.
+fn internal_fields(r: &Request<'_>, head: &mut RequestHead) {
+    head.field(b"!~Passenger-Client-Address", r.client_address());
+    if r.is_https() {
+        head.field(b"!~Passenger-Proto", b"https");
     }
-}
-
-/// The client's own spelling of the path where it means the path httpd mapped, else that path escaped again
-/// (after a rewrite, or when httpd merged slashes or removed dots).
-fn escaped_path<'r>(raw: &'r [u8], decoded: &'r [u8]) -> Cow<'r, [u8]> {
-    if raw == decoded && raw.iter().all(u8::is_ascii_graphic) {
-        return raw.into();
-    }
-    if raw.iter().all(u8::is_ascii_graphic) && unescape(raw).as_deref() == Some(decoded) {
-        return raw.into();
-    }
-    escape(decoded, b"").into()
-}
-
-/// `/path` of `http://host/path` (absolute-form); everything else unchanged.
-fn without_authority(target: &[u8]) -> &[u8] {
-    let Some(at) = target.windows(3).position(|w| w == b"://") else {
-        return target;
-    };
-    if !target[..at].iter().all(u8::is_ascii_alphanumeric) {
-        return target;
-    }
-    let rest = &target[at + 3..];
-    rest.iter()
-        .position(|b| *b == b'/')
-        .map_or(&b"/"[..], |slash| &rest[slash..])
-}
-
-fn unescape(bytes: &[u8]) -> Option<Vec<u8>> {
-    let mut out = Vec::with_capacity(bytes.len());
-    let mut rest = bytes;
-    while let Some((first, tail)) = rest.split_first() {
-        if *first != b'%' {
-            out.push(*first);
-            rest = tail;
-            continue;
+    let mut block = Vec::new();
+    let user = r.user().map(|user| (&b"REMOTE_USER"[..], user));
+    for (name, value) in user.into_iter().chain(variables(r)) {
+        for part in [name, value] {
+            block.extend_from_slice(part);
+            block.push(0);
         }
-        let digits = std::str::from_utf8(tail.get(..2)?).ok()?;
-        out.push(u8::from_str_radix(digits, 16).ok()?);
-        rest = &tail[2..];
     }
-    Some(out)
+    if !block.is_empty() {
+        head.field(b"!~Passenger-Envvars", &base64(&block));
+    }
 }
 
-/// Escapes what cannot stand in a path, keeping `keep` as it is.
-fn escape(bytes: &[u8], keep: &[u8]) -> Vec<u8> {
-    const HEX: &[u8; 16] = b"0123456789abcdef";
-    let mut out = Vec::with_capacity(bytes.len() + 16);
-    for byte in bytes {
-        if (byte.is_ascii_graphic() && !b"#%?".contains(byte)) || keep.contains(byte) {
-            out.push(*byte);
-        } else {
-            out.extend_from_slice(&[
-                b'%',
-                HEX[usize::from(byte >> 4)],
-                HEX[usize::from(byte & 15)],
-            ]);
+/// RFC 4648 section 4, with padding.
+fn base64(bytes: &[u8]) -> Vec<u8> {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut out = Vec::with_capacity(bytes.len().div_ceil(3) * 4);
+    for piece in bytes.chunks(3) {
+        let byte = |i: usize| u32::from(piece.get(i).copied().unwrap_or(0));
+        let word = byte(0) << 16 | byte(1) << 8 | byte(2);
+        for i in 0..4 {
+            let digit = (word >> (18 - 6 * i)) as usize & 63;
+            out.push(if i <= piece.len() {
+                DIGITS[digit]
+            } else {
+                b'='
+            });
         }
     }
     out
@@ -225,7 +190,6 @@ fn escape(bytes: &[u8], keep: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
 
     #[test]
     fn colliding_and_internal_fields_are_dropped() {
@@ -249,24 +213,16 @@ mod tests {
     }
 
     #[test]
-    fn the_clients_spelling_survives_unless_the_path_was_changed() {
-        assert_eq!(escaped_path(b"/a%20b", b"/a b"), &b"/a%20b"[..]);
-        assert_eq!(escaped_path(b"/%7Euser", b"/~user"), &b"/%7Euser"[..]);
-        assert_eq!(escaped_path(b"/old", b"/new p?q"), &b"/new%20p%3fq"[..]);
-        assert_eq!(escaped_path(b"//a", b"/a"), &b"/a"[..]);
-    }
-
-    #[test]
-    fn absolute_form_loses_its_authority() {
-        assert_eq!(without_authority(b"http://h:1/p?q"), b"/p?q");
-        assert_eq!(without_authority(b"http://h"), b"/");
-        assert_eq!(without_authority(b"/x?u=http://h/"), b"/x?u=http://h/");
-    }
-
-    proptest! {
-        #[test]
-        fn escape_and_unescape_are_inverse(bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
-            prop_assert_eq!(unescape(&escape(&bytes, b"")), Some(bytes));
+    fn base64_is_as_others_write_it() {
+        for (bytes, text) in [
+            ("", ""),
+            ("f", "Zg=="),
+            ("fo", "Zm8="),
+            ("foo", "Zm9v"),
+            ("foob", "Zm9vYg=="),
+        ] {
+            assert_eq!(base64(bytes.as_bytes()), text.as_bytes());
         }
+        assert_eq!(base64(&[0xff, 0xef, 0]), b"/+8A");
     }
 }

@@ -16,6 +16,8 @@ pub(crate) fn register() {
     hooks::end_generation();
     // In each worker process, before its threads, already without root's rights.
     hooks::child_init();
+    // Per request, before httpd walks its directories (`PassengerHighPerformance`).
+    hooks::map_to_storage();
     // Per path component of a request, before httpd looks at the file system.
     hooks::dirwalk_stat();
     // Per request, when configuration and authentication are settled: is it an app's?

@@ -2,11 +2,13 @@
 //!
 //! Runs as one `fixups` hook between mod_rewrite and mod_dir (httpd-notes section 8): configuration is
 //! merged, authentication done, and setting the handler is all it takes. What is left alone stays httpd's:
-//! files, directories with an index, proxied and rewritten URLs, explicit handlers, disabled locations.
+//! files, cached pages, proxied and rewritten URLs, explicit handlers, disabled locations.
+//! With `PassengerHighPerformance` the decision is made in `map_to_storage` already.
 
 use crate::apps::{App, Apps, Place};
 use crate::config::{self, DirConfig};
 use crate::ffi::request::{FileType, Request};
+use crate::page_cache;
 use std::ffi::{CStr, OsStr};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -21,6 +23,10 @@ pub(crate) const HANDLER: &CStr = c"passenger-app";
 pub(crate) struct Mapping {
     /// The app.
     pub(crate) app: Arc<App>,
+    /// The part of the path that is not the app's business: `SCRIPT_NAME`.
+    pub(crate) script_name: String,
+    /// `PassengerAllowEncodedSlashes`.
+    pub(crate) keeps_encoded_slashes: bool,
     /// `PassengerBufferUpload`.
     pub(crate) buffers_upload: bool,
     /// `PassengerErrorOverride`.
@@ -32,43 +38,130 @@ pub(crate) struct Mapping {
 /// Made on the first mapped request, so in a worker, never in httpd's parent.
 static APPS: OnceLock<Apps> = OnceLock::new();
 
-/// Maps the request; `true` when an app shall handle it.
+/// Maps the request (`fixups`); `true` when it was decided who handles it.
 pub(crate) fn map(r: &mut Request<'_>) -> bool {
+    if r.attached().is_some() {
+        // By `map_early`.
+        claim(r);
+        return true;
+    }
     let unset = DirConfig::default();
     let config = config::of_request(r.as_ptr()).unwrap_or(&unset);
     if !config.enabled() || is_somebody_elses(r) || is_static(r) {
         return false;
     }
-    let document_root = r.document_root();
-    let document_root = document_root.strip_suffix(b"/").unwrap_or(document_root);
-    let base_uri = base_uri(config, r.uri());
-    let place = Place {
-        chain: config.chain(),
-        document_root,
-        base_uri,
-        app_root: config.app_root(),
-        startup_file: config.startup_file(),
-        is_declared: config.app_type().is_some() || config.app_start_command().is_some(),
-    };
-    let globals = config::globals();
-    let throttle = Duration::from_secs(u64::from(globals.stat_throttle_rate));
-    let Some(app) = APPS
-        .get_or_init(Apps::new)
-        .find(&place, globals.generation, throttle)
-    else {
+    let Some(mapping) = find(r, config) else {
         return false;
     };
-    let mapping = Mapping {
-        app,
-        buffers_upload: config.buffer_upload(),
-        overrides_errors: config.error_override(),
-        holds_seat: AtomicBool::new(false),
+    if page_cache::serve(r) {
+        return true;
+    }
+    r.attach(mapping);
+    claim(r);
+    true
+}
+
+/// Maps the request before httpd walks its directories (`map_to_storage`), which it then does not do:
+/// `PassengerHighPerformance`. `.htaccess` and `<Directory>` do not count for such a request.
+pub(crate) fn map_early(r: &mut Request<'_>) -> bool {
+    let Some(config) = config::of_request(r.as_ptr()).filter(|c| c.high_performance()) else {
+        return false;
+    };
+    // What is httpd's own at this point: `TRACE` and `OPTIONS *`.
+    if r.method() == b"TRACE" || !r.uri().starts_with(b"/") {
+        return false;
+    }
+    let file = Path::new(OsStr::from_bytes(r.filename()));
+    if !config.enabled() || is_somebody_elses(r) || file.is_file() || page_cache::has_page(r) {
+        return false;
+    }
+    let Some(mapping) = find(r, config) else {
+        return false;
     };
     r.attach(mapping);
+    true
+}
+
+/// Makes the request ours.
+fn claim(r: &mut Request<'_>) {
     r.set_handler(HANDLER);
     // mod_dir would redirect `/images` to `/images/`, and mod_autoindex list what it finds.
     r.hide_file();
-    true
+    // A type or encoding guessed from `/report.tar.gz` would stand beside what the app says.
+    r.forget_file_facts();
+}
+
+/// The app that owns the URL.
+fn find(r: &Request<'_>, config: &DirConfig<'_>) -> Option<Mapping> {
+    let base = base_uri(config, r.uri());
+    let (app, script_name) = places(r, config.app_root().is_some(), base)
+        .into_iter()
+        .flatten()
+        .find_map(|spot| {
+            let place = Place {
+                chain: config.chain(),
+                document_root: spot.document_root,
+                base_uri: spot.base_uri,
+                app_root: config.app_root(),
+                startup_file: config.startup_file(),
+                is_declared: config.app_type().is_some() || config.app_start_command().is_some(),
+            };
+            let globals = config::globals();
+            let throttle = Duration::from_secs(u64::from(globals.stat_throttle_rate));
+            let apps = APPS.get_or_init(Apps::new);
+            let app = apps.find(&place, globals.generation, throttle)?;
+            Some((app, String::from_utf8_lossy(spot.script_name).into_owned()))
+        })?;
+    Some(Mapping {
+        app,
+        script_name,
+        keeps_encoded_slashes: config.allow_encoded_slashes(),
+        buffers_upload: config.buffer_upload(),
+        overrides_errors: config.error_override(),
+        holds_seat: AtomicBool::new(false),
+    })
+}
+
+/// A place where the URL's app may be.
+struct Spot<'a> {
+    document_root: &'a [u8],
+    base_uri: &'a str,
+    script_name: &'a [u8],
+}
+
+/// Where to look for the URL's app, in order (`docs/guide.md`, "Which app owns a URL").
+fn places<'a>(r: &Request<'a>, has_app_root: bool, base: &'a str) -> [Option<Spot<'a>>; 2] {
+    let prefix = without_slash(r.context_prefix());
+    let context = without_slash(r.document_root());
+    let host = without_slash(r.host_document_root());
+    let spot = |document_root, base_uri, script_name| {
+        Some(Spot {
+            document_root,
+            base_uri,
+            script_name,
+        })
+    };
+    if !base.is_empty() {
+        // An Alias of exactly that URI: its target is the public directory.
+        if !has_app_root && prefix == base.as_bytes() {
+            return [spot(context, "", base.as_bytes()), None];
+        }
+        return [spot(host, base, base.as_bytes()), None];
+    }
+    if prefix.is_empty() {
+        return [spot(context, "", b""), None];
+    }
+    let in_host = spot(host, "", b"");
+    // A user's directory is a document root of its own. An Alias is not: what is not there is the host's
+    // app's to answer.
+    if !has_app_root && prefix.starts_with(b"/~") {
+        return [spot(context, "", prefix), in_host];
+    }
+    [in_host, None]
+}
+
+fn without_slash(path: &[u8]) -> &[u8] {
+    path.strip_suffix(b"/").unwrap_or(path)
 }
 
 /// Requests another module has claimed, or the administrator gave a handler.
@@ -80,19 +173,9 @@ fn is_somebody_elses(r: &Request<'_>) -> bool {
         || r.has_set_handler()
 }
 
-/// Regular files, and directories that have an index page, are httpd's to serve.
+/// Regular files are httpd's to serve, for every method.
 fn is_static(r: &Request<'_>) -> bool {
-    match r.file_type() {
-        FileType::Regular => r.path_info().is_empty(),
-        FileType::Directory => {
-            r.is_get_or_head()
-                && r.uri().ends_with(b"/")
-                && Path::new(OsStr::from_bytes(r.filename()))
-                    .join("index.html")
-                    .is_file()
-        }
-        _ => false,
-    }
+    r.file_type() == FileType::Regular && r.path_info().is_empty()
 }
 
 /// The longest `PassengerBaseURI` that is a prefix of the path; empty if there is none.

@@ -1,6 +1,7 @@
 //! What a user of the whole thing can see, against a real httpd. In the order of a server's life:
 //!
 //! * `serve`: three languages under three MPMs, static files, bodies, streaming.
+//! * `mapping`: which app a URL belongs to, and what the app is told about it.
 //! * `failures`: apps that do not start, and apps that fail at a request.
 //! * `users`: who the apps run as.
 //! * `crash`: kill -9 of each kind of process, idle, under load and in the middle of a request.
@@ -12,7 +13,9 @@
 #![deny(unsafe_code)]
 
 mod crash;
+mod environment;
 mod failures;
+mod mapping;
 mod restart;
 mod serve;
 mod shipped;

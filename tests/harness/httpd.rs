@@ -103,7 +103,7 @@ impl Setup {
         self
     }
 
-    /// Adds a line of global configuration.
+    /// Adds a line of global configuration; `{root}` in it, or in a site's, becomes the `ServerRoot`.
     #[must_use]
     pub fn with(mut self, directive: &str) -> Setup {
         self.directives.push(directive.to_owned());
@@ -431,7 +431,8 @@ impl Server {
                 .to_owned(),
         );
         lines.extend(self.setup.sites.iter().map(|site| self.virtual_host(site)));
-        lines.join("\n") + "\n"
+        // A test cannot know this before it has a server.
+        lines.join("\n").replace("{root}", &root.to_string()) + "\n"
     }
 
     fn virtual_host(&self, site: &Site) -> String {

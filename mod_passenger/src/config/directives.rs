@@ -410,7 +410,7 @@ pub(crate) static DIRECTIVES: &[Directive] = &[
         .sets(|c, _, v| c.error_override = Some(v.flag())).built(),
     location(c"PassengerHighPerformance", Flag, "off",
         c"whether requests of an app skip .htaccess and other modules")
-        .sets(|c, _, v| c.high_performance = Some(v.flag())),
+        .sets(|c, _, v| c.high_performance = Some(v.flag())).built(),
     location(c"PassengerBufferUpload", Flag, "on",
         c"whether a request body is read in full before the app gets it")
         .sets(|c, _, v| c.buffer_upload = Some(v.flag())).built(),
@@ -426,7 +426,7 @@ pub(crate) static DIRECTIVES: &[Directive] = &[
         c"attributes of the cookie of sticky sessions"),
     Directive::new(c"PassengerAllowEncodedSlashes", Flag, Context::Location(Override::Options), "off",
         c"whether the app sees %2F as the client sent it")
-        .sets(|c, _, v| c.allow_encoded_slashes = Some(v.flag())),
+        .sets(|c, _, v| c.allow_encoded_slashes = Some(v.flag())).built(),
 
     // --- sold separately by the original ------------------------------------------------------
     global(c"PassengerFlyWith", Text, "none",

@@ -64,8 +64,13 @@ impl<'a> Outbound<'a> {
 
     /// The head for one attempt, encoded once per protocol.
     fn head(&mut self, r: &Request<'_>, protocol: Protocol, number: u64) -> &[u8] {
-        let (body, software) = (self.body, self.software);
-        let base_uri = &self.mapping.app.registration.base_uri;
+        let body = self.body;
+        let facts = |body_bytes| environment::Facts {
+            script_name: &self.mapping.script_name,
+            software: self.software,
+            keeps_encoded_slashes: self.mapping.keeps_encoded_slashes,
+            body_bytes,
+        };
         match protocol {
             Protocol::Binary => {
                 let bytes = match body {
@@ -73,7 +78,7 @@ impl<'a> Outbound<'a> {
                     _ => body.len().unwrap_or(0),
                 };
                 self.binary
-                    .get_or_insert_with(|| environment::binary(r, base_uri, software, body.len()))
+                    .get_or_insert_with(|| environment::binary(r, facts(body.len())))
                     .finish(number, bytes)
             }
             Protocol::Http => {
@@ -82,7 +87,7 @@ impl<'a> Outbound<'a> {
                     _ => body.len(),
                 };
                 self.http
-                    .get_or_insert_with(|| environment::http(r, base_uri, bytes))
+                    .get_or_insert_with(|| environment::http(r, facts(bytes)))
             }
         }
     }

@@ -19,6 +19,8 @@ const FAILED: c_int = c::HTTP_INTERNAL_SERVER_ERROR as c_int;
 const DECLINED: c_int = c::DECLINED;
 #[allow(clippy::cast_possible_wrap)] // 10
 const MIDDLE: c_int = c::APR_HOOK_MIDDLE as c_int;
+#[allow(clippy::cast_possible_wrap)] // 0
+const FIRST: c_int = c::APR_HOOK_FIRST as c_int;
 #[allow(clippy::cast_possible_wrap)] // 19
 const ALMOST_LAST: c_int = c::APR_HOOK_LAST as c_int - 1;
 
@@ -74,6 +76,13 @@ pub(crate) fn fixups() {
     let (before, after) = (BEFORE_US.0.as_ptr(), AFTER_US.0.as_ptr());
     // SAFETY: as for the others; the lists are static and end with NULL.
     unsafe { c::ap_hook_fixups(Some(on_fixups), before, after, ALMOST_LAST) };
+}
+
+pub(crate) fn map_to_storage() {
+    // SAFETY: as for the others.
+    unsafe {
+        c::ap_hook_map_to_storage(Some(on_map_to_storage), ptr::null(), ptr::null(), FIRST);
+    }
 }
 
 unsafe extern "C" fn on_pre_config(
@@ -153,6 +162,18 @@ unsafe extern "C" fn on_fixups(r: *mut c::request_rec) -> c_int {
         // SAFETY: the request of this hook, for as long as it runs.
         let mut request = unsafe { Request::from_raw(r) };
         if mapping::map(&mut request) {
+            OK
+        } else {
+            DECLINED
+        }
+    })
+}
+
+unsafe extern "C" fn on_map_to_storage(r: *mut c::request_rec) -> c_int {
+    guard(FAILED, || {
+        // SAFETY: the request of this hook, for as long as it runs.
+        let mut request = unsafe { Request::from_raw(r) };
+        if mapping::map_early(&mut request) {
             OK
         } else {
             DECLINED

@@ -8,6 +8,7 @@ pub(crate) mod hooks;
 pub(crate) mod launch;
 mod layout;
 pub(crate) mod log;
+pub(crate) mod lookup;
 pub(crate) mod module;
 pub(crate) mod pool;
 pub(crate) mod process;

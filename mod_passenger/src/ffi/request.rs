@@ -323,16 +323,6 @@ impl<'r> Request<'r> {
         (rec.headers_out, rec.status, rec.status_line) = (kept, kept_status, kept_line);
     }
 
-    /// Request target of the request the client made, before internal redirects.
-    pub(crate) fn original_target(&self) -> &'r [u8] {
-        let mut rec = self.rec();
-        while !rec.prev.is_null() {
-            // SAFETY: `prev` is the live request this one was redirected from (httpd.h).
-            rec = unsafe { &*rec.prev };
-        }
-        self.text(rec.unparsed_uri)
-    }
-
     /// Response fields that also go with error pages.
     pub(crate) fn error_headers_out(&self) -> Table<'r> {
         // SAFETY: a table of the request's pool, used by this thread only.
