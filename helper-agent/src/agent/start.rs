@@ -35,7 +35,7 @@ pub(super) struct ConfigFiles {
 pub(super) struct StoredWorker {
     pub(super) client: ClientId,
     pub(super) pid: i32,
-    pub(super) connection: OwnedFd,
+    pub(super) connection: Channel,
     pub(super) pidfd: OwnedFd,
 }
 
@@ -222,7 +222,7 @@ pub(super) fn stored_worker(
     Ok(StoredWorker {
         client,
         pid,
-        connection,
+        connection: Channel::foreign(connection)?,
         pidfd,
     })
 }

@@ -8,7 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use passenger_shm::channel::Channel;
+use passenger_shm::channel::{discard, Channel};
 use passenger_shm::messages::{FromWorker, ToWorker};
 use passenger_shm::ClientId;
 use tokio::sync::{mpsc, oneshot};
@@ -125,7 +125,14 @@ pub(super) async fn worker(
         let mut guard = fd.readable().await?;
         let message = match guard.try_io(|fd| fd.get_ref().get().recv::<FromWorker>()) {
             Err(_would_block) => continue,
-            Ok(Ok(Some(received))) => received.message,
+            Ok(Ok(Some(received))) if received.fds.is_empty() => received.message,
+            Ok(Ok(Some(received))) => {
+                discard(received.fds);
+                log::warn!(
+                    "httpd worker {pid} is not heard any more: it sent descriptors that nobody asked for"
+                );
+                return Ok(());
+            }
             Ok(Ok(None)) => return Ok(()),
             Ok(Err(e)) => {
                 log::warn!("httpd worker {pid} is not heard any more: {e}");

@@ -43,10 +43,6 @@ impl Agent {
             connection,
             pidfd,
         } = worker;
-        let connection = Channel::from(connection);
-        if let Err(e) = connection.set_nonblocking(true) {
-            log::error!("cannot listen to httpd worker {pid}: {e}");
-        }
         let connection = Arc::new(connection);
         let listener = tasks::worker(
             client,

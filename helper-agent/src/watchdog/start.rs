@@ -357,7 +357,7 @@ impl Watchdog {
         for worker in &inherited.workers {
             let entry = WorkerEntry {
                 pid: worker.pid,
-                connection: descriptor::take_inherited(worker.connection)?,
+                connection: Channel::foreign(descriptor::take_inherited(worker.connection)?)?,
                 pidfd: Pidfd::from(descriptor::take_inherited(worker.pidfd)?),
                 token: 0,
             };

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
 
+use passenger_shm::channel::Channel;
 use passenger_shm::ClientId;
 
 use crate::output::LineDrain;
@@ -42,7 +43,7 @@ pub struct WorkerEntry {
     /// Its PID, for the log.
     pub pid: i32,
     /// Our end of its connection, for the agent and its successors.
-    pub connection: OwnedFd,
+    pub connection: Channel,
     /// Tells its death.
     pub pidfd: Pidfd,
     /// Its number in the event loop.
@@ -181,7 +182,7 @@ mod tests {
         let connection = crate::sys::descriptor::doorbell().unwrap();
         WorkerEntry {
             pid,
-            connection,
+            connection: Channel::from(connection),
             pidfd: Pidfd::open(own).unwrap(),
             token: 0,
         }

@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::AsFd;
 
-use passenger_shm::channel::{Channel, Peer, Received};
+use passenger_shm::channel::{discard, Channel, Peer, Received};
 use passenger_shm::messages::{Hello, ToWorker};
 use passenger_shm::ClientId;
 
@@ -14,6 +14,7 @@ use crate::store::ToAgent;
 use crate::sys::descriptor;
 use crate::sys::epoll::Trigger;
 use crate::sys::pidfd::Pidfd;
+use crate::sys::tree;
 
 /// Hellos that are answered before others get their turn.
 const HELLOS_PER_TURN: usize = 32;
@@ -43,49 +44,64 @@ impl Watchdog {
     fn welcome(&mut self, received: Received<Hello>) {
         let Some(peer) = received.peer else {
             log::error!("a worker's hello came without the sender's identity; ignored");
-            return;
-        };
-        let Some(connection) = received.fds.into_iter().next().map(Channel::from) else {
-            log::warn!(
-                "process {} said hello without a connection; ignored",
-                peer.pid
-            );
+            discard(received.fds);
             return;
         };
         let pid = peer.pid;
-        if let Err(message) = self.admit(peer, &connection) {
-            log::warn!("worker {pid} gets no identity: {message}");
-            refuse(&connection, message);
+        let mut fds = received.fds;
+        let first = if fds.len() == 1 { fds.pop() } else { None };
+        discard(fds);
+        let Some(Ok(connection)) = first.map(Channel::foreign) else {
+            log::warn!("process {pid} said hello without a connection of its own; ignored");
+            return;
+        };
+        match self.identity_for(peer, &connection) {
+            Ok((client, pidfd)) => self.admit(client, pid, pidfd, connection),
+            Err(message) => {
+                log::warn!("worker {pid} gets no identity: {message}");
+                // A worker that is gone needs no answer, and nobody waits for one that does not read.
+                let _ = connection.send(&ToWorker::Unwelcome { message }, &[]);
+            }
         }
     }
 
-    fn admit(&mut self, peer: Peer, connection: &Channel) -> Result<(), String> {
+    fn identity_for(
+        &mut self,
+        peer: Peer,
+        connection: &Channel,
+    ) -> Result<(ClientId, Pidfd), String> {
         if self.ending.is_some() {
             return Err("the instance is stopping".to_owned());
         }
         let pid = peer.pid;
         let pidfd = identify(peer, connection)?;
-        let client = self.table.workers.free_identity(pid)?;
-        let copy = connection.as_fd().try_clone_to_owned();
-        let connection_of_agent = copy.map_err(|e| format!("no descriptor is free: {e}"))?;
+        if !is_of_httpd(pid, &pidfd, self.parent_pid) {
+            return Err("it is not a child of httpd's parent".to_owned());
+        }
+        Ok((self.table.workers.free_identity(pid)?, pidfd))
+    }
+
+    fn admit(&mut self, client: ClientId, pid: i32, pidfd: Pidfd, connection: Channel) {
         let entry = WorkerEntry {
             pid,
-            connection: connection_of_agent,
+            connection,
             pidfd,
             token: 0,
         };
-        self.add_worker(client, entry)
-            .map_err(|e| format!("cannot watch process {pid}: {e}"))?;
+        if let Err(e) = self.add_worker(client, entry) {
+            log::error!("cannot watch worker {pid}: {e}");
+            return;
+        }
         // The agent first: once welcome, the worker may register at once.
         self.tell_agent(Item::Worker(client));
         let welcome = ToWorker::Welcome {
             slot: client.slot(),
             generation: client.generation(),
         };
-        if let Err(e) = connection.send(&welcome, &[]) {
+        let entry = self.table.workers.get(client);
+        if let Some(Err(e)) = entry.map(|entry| entry.connection.send(&welcome, &[])) {
             log::debug!("cannot welcome worker {pid}: {e}");
         }
-        Ok(())
     }
 
     /// Notes a worker and watches for its death.
@@ -140,8 +156,10 @@ fn identify(peer: Peer, connection: &Channel) -> Result<Pidfd, String> {
     Ok(pidfd)
 }
 
-fn refuse(connection: &Channel, message: String) {
-    // A worker that is gone needs no answer, and nobody waits for one that does not read.
-    let _ = connection.set_nonblocking(true);
-    let _ = connection.send(&ToWorker::Unwelcome { message }, &[]);
+/// Whether that is a process which httpd's parent forked, or httpd's only process. What workers fork in
+/// their turn inherits the channel, but gets no identity: one hostile worker could take all there are.
+fn is_of_httpd(pid: i32, pidfd: &Pidfd, parent: i32) -> bool {
+    let is_child = pid == parent || tree::Entry::of(pid).is_some_and(|e| e.parent == parent);
+    // Asked last: as long as it lives, what was read about its number was read about it.
+    is_child && !pidfd.has_exited()
 }

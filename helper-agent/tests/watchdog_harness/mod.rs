@@ -1,6 +1,9 @@
 //! What the watchdog's tests share: a private instance whose parent is the test, agents that obey it, and
 //! patience with a limit. Leaves no process and no file behind, also when a test fails.
 
+// Each test file uses its own part of it.
+#![allow(dead_code)]
+
 use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};

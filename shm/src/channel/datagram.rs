@@ -10,12 +10,39 @@ use super::{invalid_input, Peer};
 /// Not in `libc` for every target yet: `SCM_PIDFD` of Linux 6.5.
 const SCM_PIDFD: libc::c_int = 4;
 
-/// Room for the control messages of one datagram: 16 descriptors, credentials and a pidfd, with
-/// headers. 256 bytes are enough (80 + 32 + 24) and a multiple of the alignment.
-const CONTROL_WORDS: usize = 32;
+/// Room for the control messages of one datagram: credentials, a pidfd, and as many descriptors as the
+/// kernel lets anybody send (253), with headers: 32 + 24 + 1028 bytes. More than we ever want, because
+/// the kernel closes what does not fit on the receiver's time, and a close can be made to last.
+const CONTROL_WORDS: usize = 144;
 
-/// Sends one datagram; how many of its bytes.
-pub(super) fn send(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[RawFd]) -> io::Result<usize> {
+/// Whether that is a datagram-keeping, connected kind of Unix socket. Asks the socket layer alone, so it
+/// is safe for a descriptor of any origin.
+pub(super) fn is_seqpacket(socket: BorrowedFd<'_>) -> bool {
+    let is = |option: libc::c_int, wanted: libc::c_int| {
+        let mut value: libc::c_int = -1;
+        let mut length: libc::socklen_t = 4;
+        // SAFETY: value and length are live locals, and length says how large the value is.
+        let result = unsafe {
+            libc::getsockopt(
+                socket.as_raw_fd(),
+                libc::SOL_SOCKET,
+                option,
+                (&raw mut value).cast(),
+                &raw mut length,
+            )
+        };
+        result == 0 && value == wanted
+    };
+    is(libc::SO_DOMAIN, libc::AF_UNIX) && is(libc::SO_TYPE, libc::SOCK_SEQPACKET)
+}
+
+/// Sends one datagram; how many of its bytes. `flags` are added to the call's own.
+pub(super) fn send(
+    socket: BorrowedFd<'_>,
+    bytes: &[u8],
+    fds: &[RawFd],
+    flags: libc::c_int,
+) -> io::Result<usize> {
     let mut control = [0u64; CONTROL_WORDS];
     let mut iov = libc::iovec {
         iov_base: bytes.as_ptr().cast_mut().cast(),
@@ -28,7 +55,7 @@ pub(super) fn send(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[RawFd]) -> io::R
     if !fds.is_empty() {
         let payload = u32::try_from(size_of_val(fds)).map_err(|e| invalid_input(e.to_string()))?;
         header.msg_control = control.as_mut_ptr().cast();
-        // SAFETY: CMSG_SPACE only computes; the result (at most 80) fits `control` (256 bytes).
+        // SAFETY: CMSG_SPACE only computes; the result (at most 80) fits `control`.
         header.msg_controllen = unsafe { libc::CMSG_SPACE(payload) } as usize;
         // SAFETY: msg_control points to `control`, aligned for cmsghdr (u64) and large enough for
         // one header, so the macro returns a pointer into it.
@@ -50,12 +77,22 @@ pub(super) fn send(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[RawFd]) -> io::R
         }
     }
     // SAFETY: `header` names `iov` and `control`, both alive until the call returns.
-    let sent = unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const header, libc::MSG_NOSIGNAL) };
+    let sent = unsafe {
+        libc::sendmsg(
+            socket.as_raw_fd(),
+            &raw const header,
+            libc::MSG_NOSIGNAL | flags,
+        )
+    };
     usize::try_from(sent).map_err(|_| io::Error::last_os_error())
 }
 
-/// Receives one datagram into `buffer`.
-pub(super) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Datagram> {
+/// Receives one datagram into `buffer`. `flags` are added to the call's own.
+pub(super) fn receive(
+    socket: BorrowedFd<'_>,
+    buffer: &mut [u8],
+    flags: libc::c_int,
+) -> io::Result<Datagram> {
     let mut control = [0u64; CONTROL_WORDS];
     let mut iov = libc::iovec {
         iov_base: buffer.as_mut_ptr().cast(),
@@ -68,8 +105,13 @@ pub(super) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<D
     header.msg_control = control.as_mut_ptr().cast();
     header.msg_controllen = size_of_val(&control);
     // SAFETY: `header` names `iov` (over `buffer`) and `control`, alive and ours until it returns.
-    let length =
-        unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, libc::MSG_CMSG_CLOEXEC) };
+    let length = unsafe {
+        libc::recvmsg(
+            socket.as_raw_fd(),
+            &raw mut header,
+            libc::MSG_CMSG_CLOEXEC | flags,
+        )
+    };
     let length = usize::try_from(length).map_err(|_| io::Error::last_os_error())?;
     let mut datagram = Datagram {
         length,

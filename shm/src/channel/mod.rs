@@ -7,9 +7,11 @@
 //! what the message says.
 
 mod datagram;
+mod discard;
 
 use std::fs::File;
 use std::io::{self, ErrorKind};
+use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
@@ -23,9 +25,16 @@ pub const MAX_FDS: usize = 16;
 /// Not in `libc` for every target yet: `SO_PASSPIDFD` of Linux 6.5.
 const SO_PASSPIDFD: libc::c_int = 76;
 
+pub use discard::discard;
+
 /// One end of a channel.
 #[derive(Debug)]
-pub struct Channel(OwnedFd);
+pub struct Channel {
+    /// Dropped by `Drop`, which says where.
+    socket: ManuallyDrop<OwnedFd>,
+    /// Made by a process that is not trusted, see [`Channel::foreign`].
+    is_foreign: bool,
+}
 
 /// One message as it arrived.
 #[derive(Debug)]
@@ -71,7 +80,31 @@ impl Channel {
         let one = unsafe { OwnedFd::from_raw_fd(fds[0]) };
         // SAFETY: likewise for fds[1].
         let other = unsafe { OwnedFd::from_raw_fd(fds[1]) };
-        Ok((Channel(one), Channel(other)))
+        Ok((Channel::from(one), Channel::from(other)))
+    }
+
+    /// Wraps an end that a process made which is not trusted and may share: whatever that process does to
+    /// the open file's flags, no call on this end waits, and closing it does not keep the caller either.
+    ///
+    /// # Errors
+    /// `InvalidInput` when it is not a `SOCK_SEQPACKET` socket of `AF_UNIX`.
+    pub fn foreign(socket: OwnedFd) -> io::Result<Channel> {
+        if !datagram::is_seqpacket(socket.as_fd()) {
+            discard(vec![socket]);
+            return Err(invalid_input("not a SOCK_SEQPACKET Unix socket".into()));
+        }
+        Ok(Channel {
+            socket: ManuallyDrop::new(socket),
+            is_foreign: true,
+        })
+    }
+
+    fn flags(&self) -> libc::c_int {
+        if self.is_foreign {
+            libc::MSG_DONTWAIT
+        } else {
+            0
+        }
     }
 
     /// Sends one message with its descriptors; all of it or an error. Blocks while the peer's buffer
@@ -90,7 +123,7 @@ impl Channel {
         }
         let raw: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
         loop {
-            match datagram::send(self.as_fd(), &bytes, &raw) {
+            match datagram::send(self.as_fd(), &bytes, &raw, self.flags()) {
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 Err(e) => return Err(e),
                 Ok(sent) if sent == bytes.len() => return Ok(()),
@@ -113,8 +146,8 @@ impl Channel {
     pub fn recv<T: DeserializeOwned>(&self) -> io::Result<Option<Received<T>>> {
         let mut buffer = vec![0u8; MAX_MESSAGE_BYTES];
         let mut is_reset = false;
-        let datagram = loop {
-            match datagram::receive(self.as_fd(), &mut buffer) {
+        let mut datagram = loop {
+            match datagram::receive(self.as_fd(), &mut buffer, self.flags()) {
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 // Said once when the peer closed with messages of ours unread; what it sent before is
                 // still queued behind, and then comes the end.
@@ -123,6 +156,7 @@ impl Channel {
             }
         };
         if datagram.length == 0 && !datagram.cut {
+            discard(datagram.fds);
             // An empty datagram looks like the end. Only a peer that is gone is believed.
             return if datagram.peer.is_none() && self.peer_is_gone()? {
                 Ok(None)
@@ -130,16 +164,24 @@ impl Channel {
                 Err(invalid_data("empty datagram on a channel".into()))
             };
         }
-        if datagram.cut {
+        if datagram.cut || datagram.fds.len() > MAX_FDS {
+            discard(datagram.fds);
             return Err(invalid_data(format!(
                 "datagram with more than {MAX_MESSAGE_BYTES} bytes or {MAX_FDS} descriptors"
             )));
         }
         let bytes = buffer.get(..datagram.length).unwrap_or_default();
-        let message = messages::decode(bytes).map_err(invalid_data)?;
+        let fds = std::mem::take(&mut datagram.fds);
+        let message = match messages::decode(bytes) {
+            Ok(message) => message,
+            Err(text) => {
+                discard(fds);
+                return Err(invalid_data(text));
+            }
+        };
         Ok(Some(Received {
             message,
-            fds: datagram.fds,
+            fds,
             peer: datagram.peer,
         }))
     }
@@ -158,7 +200,7 @@ impl Channel {
     pub fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()> {
         let value = libc::c_int::from(nonblocking);
         // SAFETY: FIONBIO reads one int through the pointer, which outlives the call.
-        check(unsafe { libc::ioctl(self.0.as_raw_fd(), libc::FIONBIO, &raw const value) })
+        check(unsafe { libc::ioctl(self.socket.as_raw_fd(), libc::FIONBIO, &raw const value) })
     }
 
     /// From now on every message that arrives at this end names its sender. Call it before the peer
@@ -182,7 +224,7 @@ impl Channel {
         // SAFETY: the option value is one int that outlives the call, and its size is given.
         check(unsafe {
             libc::setsockopt(
-                self.0.as_raw_fd(),
+                self.socket.as_raw_fd(),
                 libc::SOL_SOCKET,
                 option,
                 (&raw const on).cast(),
@@ -245,13 +287,13 @@ fn invalid_data(text: String) -> io::Error {
 
 impl AsFd for Channel {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.socket.as_fd()
     }
 }
 
 impl AsRawFd for Channel {
     fn as_raw_fd(&self) -> RawFd {
-        self.0.as_raw_fd()
+        self.socket.as_raw_fd()
     }
 }
 
@@ -259,19 +301,34 @@ impl From<OwnedFd> for Channel {
     /// Wraps an end that was inherited or received. That it is a `SOCK_SEQPACKET` socket is the
     /// protocol's promise (`docs/protocols.md`); anything else fails at the first message.
     fn from(fd: OwnedFd) -> Channel {
-        Channel(fd)
+        Channel {
+            socket: ManuallyDrop::new(fd),
+            is_foreign: false,
+        }
+    }
+}
+
+impl Drop for Channel {
+    fn drop(&mut self) {
+        // SAFETY: taken once, here; `From<Channel> for OwnedFd` keeps this from running.
+        let socket = unsafe { ManuallyDrop::take(&mut self.socket) };
+        if self.is_foreign {
+            discard(vec![socket]);
+        }
     }
 }
 
 impl From<Channel> for OwnedFd {
     fn from(channel: Channel) -> OwnedFd {
-        channel.0
+        let mut channel = ManuallyDrop::new(channel);
+        // SAFETY: taken once: `channel` is not dropped, and nobody sees it after this.
+        unsafe { ManuallyDrop::take(&mut channel.socket) }
     }
 }
 
 impl From<Channel> for File {
     fn from(channel: Channel) -> File {
-        File::from(channel.0)
+        File::from(OwnedFd::from(channel))
     }
 }
 
