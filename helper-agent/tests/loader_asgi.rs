@@ -5,6 +5,7 @@
 mod support;
 
 use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use support::client::{Body, Request, Response};
@@ -161,14 +162,15 @@ fn requests_are_executed_at_the_same_time() {
 #[test]
 fn stop_waits_for_requests_and_the_last_response_says_so() {
     let Some(mut process) = asgi() else { return };
-    let mut waiting = process.connect();
-    waiting.send(&Request::get("/wait"));
-    assert_eq!(process.ask_busy("1").len(), 1);
-    let mut opening = process.connect();
-    opening.send(&Request::get("/open"));
+    let mut client = process.connect();
+    let whole = client.encode(&Request::post("/read", Body::Sized(b"hello".to_vec())));
+    let (begin, end) = whole.split_at(whole.len() - 1);
+    client.stream.write_all(begin).expect("send all but a byte");
     process.tell("stop");
-    assert!(waiting.receive("GET").expect("a response").is_last);
-    assert!(opening.receive("GET").expect("a response").is_last);
+    support::wait_until(|| UnixStream::connect(process.socket()).is_err());
+    client.stream.write_all(end).expect("send the last byte");
+    let response = client.receive("POST").expect("a response");
+    assert_eq!((response.text().as_str(), response.is_last), ("5", true));
     assert_eq!(process.wait().code(), Some(0));
 }
 

@@ -12,6 +12,8 @@ import asyncio
 import socket
 import struct
 
+from .asgi_scope import scope_of
+
 REQUEST_TAG = 0x50535201
 RESPONSE_TAG = 0x50535300
 LAST = 1
@@ -29,9 +31,6 @@ BODY_AHEAD = 1 << 18
 OUTPUT_AHEAD = 1 << 16
 # What the application left unread of a body is skipped up to here; above, the connection is closed.
 BODY_SKIPPED = 16 << 20
-# Header names as ASGI wants them, by their names in the protocol. Clients choose them, so the number is bounded.
-MOST_NAMES = 1024
-NAMES = {}
 
 
 class PeerGone(OSError):
@@ -395,58 +394,3 @@ def encode_head(status, headers):
     if head.count(b"\0") != len(pieces) - 1:
         raise ValueError("a response header contains a NUL byte")
     return head
-
-
-def scope_of(head, state):
-    """The connection scope of ASGI (HTTP, specification 2.4) for a request's head."""
-    pieces = iter(head.split(b"\0"))
-    fields = dict(zip(pieces, pieces))
-    take = fields.pop
-    headers, variables = [], {}
-    method = take(b"REQUEST_METHOD").decode("latin-1")
-    root = take(b"SCRIPT_NAME", b"").decode("utf-8", "replace")
-    version = take(b"SERVER_PROTOCOL", b"HTTP/1.1").decode("latin-1").partition("/")[2]
-    client = [take(b"REMOTE_ADDR", b"").decode("latin-1"), int(take(b"REMOTE_PORT", b"0") or 0)]
-    server = [take(b"SERVER_NAME", b"").decode("latin-1"), int(take(b"SERVER_PORT", b"0") or 0)]
-    query = take(b"QUERY_STRING", b"")
-    raw_path = take(b"REQUEST_URI", b"").partition(b"?")[0]
-    path = root + decode_path(take(b"PATH_INFO", b""))
-    scheme = "http" if take(b"HTTPS", b"") in (b"", b"off", b"0") else "https"
-    for name, value in fields.items():
-        if name.startswith(b"HTTP_") or name in (b"CONTENT_TYPE", b"CONTENT_LENGTH"):
-            headers.append((NAMES.get(name) or header_name(name), value))
-        else:
-            variables[name.decode("utf-8", "replace")] = value.decode("utf-8", "replace")
-    scope = {
-        "type": "http",
-        "asgi": {"version": "3.0", "spec_version": "2.4"},
-        "http_version": "2" if version == "2.0" else version,
-        "method": method,
-        "scheme": scheme,
-        "path": path,
-        "raw_path": raw_path,
-        "query_string": query,
-        "root_path": root,
-        "headers": headers,
-        "client": client,
-        "server": server,
-        "extensions": {"http.response.early_hint": {}, "passenger": {"variables": variables}},
-    }
-    if state is not None:
-        scope["state"] = state.copy()
-    return scope
-
-
-def header_name(name):
-    lower = (name[5:] if name.startswith(b"HTTP_") else name).lower().replace(b"_", b"-")
-    if len(NAMES) < MOST_NAMES:
-        NAMES[name] = lower
-    return lower
-
-
-def decode_path(path):
-    """Workers pass the path escaped; ASGI wants it decoded, as UTF-8."""
-    if b"%" not in path:
-        return path.decode("utf-8", "replace")
-    from urllib.parse import unquote_to_bytes
-    return unquote_to_bytes(path).decode("utf-8", "replace")
