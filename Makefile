@@ -22,10 +22,10 @@ help:
 	@echo 'make deps     the Debian packages that are missing (the others do this too)'
 
 run: deps stage
-	@PORT=$(PORT) tests/run/demo $(STAGE)
+	@PORT=$(PORT) exec tests/run/demo $(STAGE)
 
 test: deps stage
-	@tests/run/test $(STAGE)
+	@exec tests/run/test $(STAGE)
 
 build:
 	@command -v cargo >/dev/null || { echo 'cargo was not found: install Rust 1.85 or newer (rustup) and try again.' >&2; exit 1; }
