@@ -1,0 +1,278 @@
+//! What apps of each language may rely on, through httpd: the checkers of their specifications, popular
+//! frameworks where Debian's packages of them are installed (`tests/run/deps --frameworks`), server-sent
+//! events, and what only ASGI can do. The apps are in `fixtures/languages`.
+
+use harness::stage::repository;
+use harness::{App, Language, Request, Server, Setup, Site};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+/// The files of apps, and the names that make them startup files.
+const CONFIG_RU: &str = "config.ru";
+const WSGI: &str = "passenger_wsgi.py";
+const ASGI: &str = "passenger_asgi.py";
+const APP_JS: &str = "app.js";
+
+fn fixture(file: &str) -> String {
+    let path = repository().join("tests/e2e/fixtures/languages").join(file);
+    std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("read {}: {e}", path.display()))
+}
+
+/// A site of one process whose startup file is that fixture.
+fn site(name: &str, startup_file: &str, fixture_file: &str) -> Site {
+    let app = App::files().file(startup_file, &fixture(fixture_file));
+    Site::new(name, app).with("PassengerMinInstances 1")
+}
+
+// --- the checkers ---
+
+/// What a checker complains about is a 500.
+fn checker_is_content(startup_file: &str, fixture_file: &str) {
+    const MEBIBYTE_OF_X: &str = "8f990ba0b577b51cf009ea049368c16bbda1b21e1b93be07a824758bb253c39b";
+    const NOTHING: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+    let server = Setup::of(site("checked", startup_file, fixture_file)).start();
+    let get = |target: &str| server.get("checked", target);
+    assert_eq!(get("/").ok(), format!("GET 0 {NOTHING}\n"));
+    assert_eq!(get("/?a=%20b&c=%C3%A9").ok(), format!("GET 0 {NOTHING}\n"));
+    assert_eq!(get("/chunks").ok(), "0\n1\n2\n");
+    assert_eq!(get("/empty").status, 204);
+    let body = vec![b'x'; 1 << 20];
+    for _ in 0..2 {
+        let posted = server.post("checked", "/", &body).ok();
+        assert_eq!(posted, format!("POST {} {MEBIBYTE_OF_X}\n", 1 << 20));
+    }
+    for target in ["/", "/chunks", "/empty"] {
+        let head = server.request("checked", &Request::new("HEAD", target));
+        assert!(head.status < 300 && head.body.is_empty(), "{head:?}");
+    }
+    let odd = Request::get("/")
+        .header("X-Empty", "")
+        .header("X-Latin", "\u{e9}")
+        .header("Cookie", "a=1; b=2")
+        .header("Content-Type", "text/plain; charset=x");
+    assert_eq!(server.request("checked", &odd).status, 200);
+}
+
+#[test]
+fn rack_lint_is_content() {
+    checker_is_content(CONFIG_RU, "lint.ru");
+}
+
+#[test]
+fn the_wsgi_validator_is_content() {
+    checker_is_content(WSGI, "validate.py");
+}
+
+#[test]
+fn an_asgi_checker_is_content() {
+    checker_is_content(ASGI, "asgi.py");
+}
+
+// --- what only ASGI can do ---
+
+fn asgi() -> Server {
+    Setup::of(site("asgi", ASGI, "asgi.py")).start()
+}
+
+#[test]
+fn one_asgi_process_executes_requests_at_the_same_time() {
+    let server = asgi();
+    let pid = server.get("asgi", "/pid").ok();
+    let mut clients: Vec<_> = (0..5).map(|_| server.client("asgi")).collect();
+    for client in &mut clients {
+        client.send(&Request::get("/meet")).expect("send");
+    }
+    for client in &mut clients {
+        assert_eq!(client.response().expect("a response").ok(), "met");
+    }
+    assert_eq!(server.get("asgi", "/pid").ok(), pid);
+    assert_eq!(server.app_pids("asgi").len(), 1);
+}
+
+#[test]
+fn an_asgi_app_hears_that_the_client_is_gone() {
+    let server = asgi();
+    let mut client = server.client("asgi");
+    client.send(&Request::get("/watch")).expect("send");
+    client.response_head().expect("a head");
+    assert_eq!(client.body_piece().expect("a piece"), b"watching\n");
+    client.abort();
+    server.await_file("asgi", "disconnected");
+}
+
+#[test]
+fn the_lifespan_ends_with_the_server() {
+    let mut server = asgi();
+    assert_eq!(server.get("asgi", "/empty").status, 204);
+    assert_eq!(server.log().count("the lifespan is over"), 0);
+    server.stop_within(harness::wait::PATIENCE);
+    server.log().expect("the lifespan is over");
+}
+
+#[test]
+fn an_asgi_app_may_be_named_by_directives() {
+    let files = App::files().file("main.py", &fixture("asgi.py"));
+    let site = Site::new("asgi", files)
+        .with("PassengerAppType asgi")
+        .with("PassengerStartupFile main.py");
+    let server = Setup::of(site).start();
+    assert_eq!(server.get("asgi", "/chunks").ok(), "0\n1\n2\n");
+}
+
+// --- server-sent events ---
+
+fn events_arrive_one_by_one(startup_file: &str, fixture_file: &str) {
+    let server = Setup::of(site("events", startup_file, fixture_file)).start();
+    let mut client = server.client("events");
+    let request = Request::get("/?marzipan").header("Accept", "text/event-stream");
+    client.send(&request).expect("send");
+    let (status, headers) = client.response_head().expect("a head");
+    assert_eq!(status, 200);
+    let is_stream = |(name, value): &(String, String)| {
+        name.eq_ignore_ascii_case("content-type") && value.starts_with("text/event-stream")
+    };
+    assert!(headers.iter().any(is_stream), "{headers:?}");
+    assert_eq!(
+        client.body_piece().expect("an event"),
+        b"data: marzipan 1\n\n"
+    );
+    server.touch("events", "gate");
+    assert_eq!(
+        client.body_piece().expect("another event"),
+        b"data: marzipan 2\n\n"
+    );
+    assert_eq!(client.body_piece().expect("the end"), b"");
+}
+
+#[test]
+fn events_of_rack_arrive_one_by_one() {
+    events_arrive_one_by_one(CONFIG_RU, "sse.ru");
+}
+
+#[test]
+fn events_of_wsgi_arrive_one_by_one() {
+    events_arrive_one_by_one(WSGI, "sse.py");
+}
+
+#[test]
+fn events_of_asgi_arrive_one_by_one() {
+    events_arrive_one_by_one(ASGI, "sse_asgi.py");
+}
+
+#[test]
+fn events_of_node_arrive_one_by_one() {
+    events_arrive_one_by_one(APP_JS, "sse.js");
+}
+
+// --- frameworks ---
+
+/// Whether the interpreter can load that library; if not the test has nothing to say, which it prints.
+fn is_installed(language: Language, library: &str) -> bool {
+    let (interpreter, option, probe) = match language {
+        Language::Ruby => ("/usr/bin/ruby", "-e", format!("require '{library}'")),
+        Language::Python => ("/usr/bin/python3", "-c", format!("import {library}")),
+        Language::Node => ("/usr/bin/node", "-e", format!("require('{library}')")),
+    };
+    let found = Command::new(interpreter)
+        .args([option, &probe])
+        .env("NODE_PATH", NODE_PATH)
+        .current_dir("/")
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success());
+    if !found {
+        eprintln!("skipped: {library} is not installed (tests/run/deps --frameworks)");
+    }
+    found
+}
+
+/// Where Debian's packages put the libraries of Node.
+const NODE_PATH: &str = "/usr/share/nodejs";
+
+/// The same five pages of each framework: a URL, a form, a stream, a file, an error.
+fn framework_works(name: &str, startup_file: &str, fixture_file: &str) {
+    let site =
+        site(name, startup_file, fixture_file).with(&format!("SetEnv NODE_PATH {NODE_PATH}"));
+    let server = Setup::of(site).start();
+    assert_eq!(
+        server.get(name, "/").ok(),
+        format!("hello from {name} at http://{name}/\n")
+    );
+    let form = Request::post("/form", b"name=Ada&colour=b%6cue")
+        .header("Content-Type", "application/x-www-form-urlencoded");
+    assert_eq!(server.request(name, &form).ok(), "Ada likes blue\n");
+    assert_eq!(server.get(name, "/stream").ok(), "0\n1\n2\n");
+    assert_eq!(server.get(name, "/file").ok(), fixture(fixture_file));
+    let oops = server.get(name, "/oops");
+    assert_eq!((oops.status, oops.text().as_str()), (500, "sorry\n"));
+    assert_eq!(server.get(name, "/nowhere").status, 404);
+}
+
+#[test]
+fn sinatra_works() {
+    if is_installed(Language::Ruby, "sinatra/base") {
+        framework_works("sinatra", CONFIG_RU, "sinatra.ru");
+    }
+}
+
+#[test]
+fn flask_works() {
+    if is_installed(Language::Python, "flask") {
+        framework_works("flask", WSGI, "flask_app.py");
+    }
+}
+
+#[test]
+fn django_works_over_wsgi() {
+    if is_installed(Language::Python, "django") {
+        framework_works("django", WSGI, "django_app.py");
+    }
+}
+
+#[test]
+fn django_works_over_asgi() {
+    if is_installed(Language::Python, "django") {
+        framework_works("django", ASGI, "django_app.py");
+    }
+}
+
+#[test]
+fn fastapi_works() {
+    if is_installed(Language::Python, "fastapi") {
+        framework_works("fastapi", ASGI, "fastapi_app.py");
+    }
+}
+
+#[test]
+fn express_works() {
+    if is_installed(Language::Node, "express") {
+        framework_works("express", APP_JS, "express.js");
+    }
+}
+
+// --- interpreters ---
+
+#[test]
+fn python_comes_from_the_virtual_environment_that_the_directive_names() {
+    let app = App::files().file(
+        WSGI,
+        "import sys\n\ndef application(environ, start_response):\n    start_response('200 OK', [])\n    return [sys.prefix.encode()]\n",
+    );
+    let site = Site::new("venv", app).with("PassengerPython \"{root}/sites/venv/environment\"");
+    let server = Setup::of(site).start();
+    let environment = server.app_root("venv").join("environment");
+    make_virtual_environment(&environment);
+    assert_eq!(
+        server.get("venv", "/").ok(),
+        environment.display().to_string()
+    );
+}
+
+fn make_virtual_environment(directory: &Path) {
+    let status = Command::new("/usr/bin/python3")
+        .args(["-m", "venv", "--without-pip"])
+        .arg(directory)
+        .status()
+        .expect("run python3");
+    assert!(status.success(), "python3 -m venv: {status}");
+}
