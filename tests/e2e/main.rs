@@ -4,6 +4,7 @@
 //! * `mapping`: which app a URL belongs to, and what the app is told about it.
 //! * `failures`: apps that do not start, and apps that fail at a request.
 //! * `users`: who the apps run as.
+//! * `languages`: checkers, frameworks, server-sent events, ASGI.
 //! * `crash`: kill -9 of each kind of process, idle, under load and in the middle of a request.
 //! * `restart`: graceful, and what stays warm.
 //! * `shipped`: the demo of `make run` and the files of `apache-conf`.
@@ -16,6 +17,7 @@ mod crash;
 mod environment;
 mod failures;
 mod mapping;
+mod languages;
 mod restart;
 mod serve;
 mod shipped;
