@@ -51,6 +51,17 @@ pub struct Rules<'a> {
     pub owner: OwnerRule,
 }
 
+impl Rules<'_> {
+    /// Whether user or group follow from the startup file.
+    #[must_use]
+    pub fn ask_the_file(&self) -> bool {
+        self.switching && (self.user.is_none() || self.group == Some(OF_STARTUP_FILE))
+    }
+}
+
+/// Value of `PassengerGroup` that means the startup file's.
+const OF_STARTUP_FILE: &str = "!STARTUP_FILE!";
+
 /// Owner of the startup file itself, links not followed.
 #[derive(Debug, Clone, Copy)]
 pub struct FileOwner {
@@ -126,7 +137,7 @@ fn choose_group(
         _ => None,
     };
     let wanted = match (rules.switching, rules.group) {
-        (true, Some("!STARTUP_FILE!")) => usable(file.gid),
+        (true, Some(OF_STARTUP_FILE)) => usable(file.gid),
         (true, Some(name)) => named_group(name, accounts).and_then(usable),
         (true, None) => usable(account.gid),
         (false, _) => None,

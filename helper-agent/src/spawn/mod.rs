@@ -10,8 +10,8 @@
 //!  dialogue, captured output, deadline ◄────────────────────────────────────────────── ready
 //! ```
 //!
-//! * `order.rs` – what the shim is told; `prepare.rs` makes it (may block), `identity.rs` says as whom (`accounts.rs`: of which users),
-//!   `environment.rs` with which variables;
+//! * `order.rs` – what the shim is told; `prepare.rs` makes it (may block), `identity.rs` says as whom (`accounts.rs`: of which users,
+//!   `ownership.rs`: whose the startup file is), `environment.rs` with which variables;
 //! * `launch.rs` – the agent's side of the fork;
 //! * `shim.rs` – the child's side, between fork and the loader;
 //! * `dialogue.rs` – the lines of the control socket;
@@ -23,6 +23,7 @@ pub mod environment;
 pub mod identity;
 pub mod launch;
 pub mod order;
+pub mod ownership;
 pub mod prepare;
 pub mod report;
 pub mod shim;

@@ -14,6 +14,7 @@ use super::accounts::{Accounts, System};
 use super::environment::{self, Source};
 use super::identity::{self, FileOwner, Identity, Rules};
 use super::order::SpawnOrder;
+use super::ownership;
 use crate::config::{Application, Configuration, OwnerRule};
 use crate::sys::process::effective_uid;
 
@@ -88,13 +89,6 @@ pub fn prepare(
 }
 
 fn choose(config: &Configuration, app: &Application) -> Result<Identity, String> {
-    // The file itself and not what it links to: a link says nothing about who may run its target.
-    let file = fs::symlink_metadata(&app.startup_file).map_err(|e| {
-        format!(
-            "cannot look at the startup file {}: {e}",
-            app.startup_file.display()
-        )
-    })?;
     let rules = Rules {
         switching: config.global.user_switching,
         user: app.options.user.as_deref(),
@@ -103,14 +97,26 @@ fn choose(config: &Configuration, app: &Application) -> Result<Identity, String>
         default_group: config.global.default_group.as_deref(),
         owner: app.owner,
     };
-    identity::choose(
-        &rules,
-        FileOwner {
-            uid: file.uid(),
-            gid: file.gid(),
-        },
-        &System,
-    )
+    let file = if rules.ask_the_file() {
+        ownership::of_startup_file(&app.app_root, &app.startup_file)?
+    } else {
+        plain_owner(&app.startup_file)?
+    };
+    identity::choose(&rules, file, &System)
+}
+
+/// The file itself and not what it links to: a link says nothing about who may run its target.
+fn plain_owner(startup_file: &Path) -> Result<FileOwner, String> {
+    let file = fs::symlink_metadata(startup_file).map_err(|e| {
+        format!(
+            "cannot look at the startup file {}: {e}",
+            startup_file.display()
+        )
+    })?;
+    Ok(FileOwner {
+        uid: file.uid(),
+        gid: file.gid(),
+    })
 }
 
 /// Without root's rights everything runs as the agent's own user.

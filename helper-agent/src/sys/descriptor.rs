@@ -1,7 +1,9 @@
 //! Descriptors: taking over inherited ones, flags, pipes, `tee`.
 
+use std::ffi::{CString, OsStr};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
 
 use super::{check, check_size};
 
@@ -71,6 +73,20 @@ pub fn duplicate_above(fd: BorrowedFd<'_>, minimum: RawFd) -> io::Result<OwnedFd
     let new = check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, minimum) })?;
     // SAFETY: the kernel has just made this descriptor for us; nobody else knows its number.
     Ok(unsafe { OwnedFd::from_raw_fd(new) })
+}
+
+/// Opens what a directory has under that name: the thing itself, not what it may link to, and only to be
+/// looked at or walked through, so no device or FIFO is touched.
+///
+/// # Errors
+/// Those of `openat`.
+pub fn open_path_at(directory: BorrowedFd<'_>, name: &OsStr) -> io::Result<OwnedFd> {
+    let name = CString::new(name.as_bytes())?;
+    let flags = libc::O_PATH | libc::O_NOFOLLOW | libc::O_CLOEXEC;
+    // SAFETY: `name` is a terminated string that outlives the call; the borrow keeps the directory open.
+    let fd = check(unsafe { libc::openat(directory.as_raw_fd(), name.as_ptr(), flags) })?;
+    // SAFETY: the kernel has just made this descriptor for us; nobody else knows its number.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// A pipe, both ends close-on-exec and blocking: read end, write end.
