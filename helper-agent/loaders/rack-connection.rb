@@ -87,6 +87,7 @@ module PassengerLoader
     RESPONSE_TAG = 0x50535300
     LAST = 1
     RAW = 2
+    INTERIM = 4
     FRAMES = 0xFFFF_FFFF_FFFF_FFFF
     HEADER = 'NNQ>Q>'
     HEADER_BYTES = 24
@@ -108,6 +109,7 @@ module PassengerLoader
     def initialize(io, server)
       @io = io
       @server = server
+      @early_hints = method(:write_early_hints)
       @buffer = String.new(capacity: READ_BYTES)
       @last = false
     end
@@ -201,7 +203,9 @@ module PassengerLoader
       env['rack.run_once'] = false
       env['rack.hijack?'] = true
       env['rack.hijack'] = self
+      env['rack.early_hints'] = @early_hints
       env['rack.response_finished'] = []
+      env['rack.after_reply'] = []
       env
     end
 
@@ -244,7 +248,27 @@ module PassengerLoader
       # A NUL inside a name or value would pass for another field.
       raise ArgumentError, 'a response header contains a NUL byte' if head.count("\0") != fields * 2
 
+      take_orders(head) if head.include?("\0!~")
       hijack
+    end
+
+    # Headers that begin with `!~` are for us and not for the client.
+    def take_orders(head)
+      status, *fields = head.split("\0", -1)
+      orders, rest = fields.each_slice(2).partition { |name, _| name.start_with?('!~') }
+      return if orders.empty? # it was a value
+
+      @server.request_out_of_band_work if orders.any? { |name, _| name.casecmp?('!~Request-OOB-Work') }
+      head.replace([status, *rest.flatten].join("\0"))
+    end
+
+    # `rack.early_hints`: a response before the response, of status 103.
+    def write_early_hints(headers)
+      return if @sent
+
+      head = +'103'
+      fill_head(head, headers)
+      write([RESPONSE_TAG | INTERIM, head.bytesize, @number, 0].pack(HEADER) << head)
     end
 
     # The bytes before the body.
@@ -363,12 +387,13 @@ module PassengerLoader
       @rest.nil?
     end
 
+    # `rack.after_reply` is Puma's older form of the same.
     def finished(status, headers, error)
       @input&.close if @stream
-      callbacks = @env && @env['rack.response_finished']
-      return if callbacks.nil? || callbacks.empty?
+      return unless @env
 
-      callbacks.reverse_each { |callback| callback.call(@env, status, headers, error) }
+      @env['rack.response_finished']&.reverse_each { |callback| callback.call(@env, status, headers, error) }
+      @env['rack.after_reply']&.each(&:call)
     rescue StandardError => e
       @server.log_exception(e, @env)
     ensure

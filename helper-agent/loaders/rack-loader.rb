@@ -3,39 +3,16 @@
 # Loads one Rack application (Rack 2 or 3) and serves it to Apache's workers.
 #
 # Started by the helper agent with the control socket on descriptor 3 and a listening Unix socket on
-# descriptor 4; docs/protocols.md, section 4, is the contract. From top to bottom: the API for applications,
-# the control socket, the loop over all connections, loading. What happens on one connection is in
-# rack-connection.rb.
+# descriptor 4; docs/protocols.md, section 4, is the contract. From top to bottom: the control socket, the loop
+# over all connections, loading. What happens on one connection is in rack-connection.rb, what applications may
+# call in ruby/phusion_passenger.rb.
 #
 # Only `socket` is required before Bundler has spoken: any default gem activated earlier (stringio, tempfile…)
 # could be another version than the one in the application's Gemfile.lock.
 
 require 'socket'
 require_relative 'rack-connection'
-
-# What applications may call; the rest of the original's API would do nothing here.
-module PhusionPassenger
-  @callbacks = Hash.new { |all, name| all[name] = [] }
-
-  class << self
-    # How many requests this process takes at once; nil = as many as it has threads. For applications that
-    # hijack connections and answer from threads of their own. Read once, when loading is done.
-    attr_accessor :advertised_concurrency_level
-
-    # Events: :starting_worker_process (gets `forked`), :stopping_worker_process,
-    # :starting_request_handler_thread.
-    def on_event(name, &callback)
-      @callbacks[name] << callback
-    end
-
-    def call_event(name, *args)
-      @callbacks[name].each { |callback| callback.call(*args) }
-    end
-
-    # Old applications call it when they find this module.
-    def install_framework_extensions!(*); end
-  end
-end
+require_relative 'ruby/phusion_passenger'
 
 module PassengerLoader
   # Lines to and from the agent.
@@ -95,6 +72,7 @@ module PassengerLoader
       @sources = [control.io, listener]
       @turn = 0
       @stopping = false
+      @out_of_band = false
       start_threads if threaded?
     end
 
@@ -115,6 +93,11 @@ module PassengerLoader
       drain
     end
 
+    # A response asked for out-of-band work.
+    def request_out_of_band_work
+      @out_of_band = true
+    end
+
     def log_exception(error, env)
       where = env && "#{env['REQUEST_METHOD']} #{env['REQUEST_URI']}: "
       $stderr.write("#{where}#{error.full_message(highlight: false)}")
@@ -129,7 +112,9 @@ module PassengerLoader
     private
 
     def turn
-      ready, = IO.select(@sources)
+      ready, = IO.select(@sources, nil, nil, @out_of_band ? 0 : nil)
+      return work_out_of_band unless ready
+
       @turn += 1
       told = false
       ready.each do |io|
@@ -140,6 +125,17 @@ module PassengerLoader
         end
       end
       obey if told
+    end
+
+    # No request is here or on its way as far as this process can see. One that comes now has to wait: the
+    # agent does not take the process out of service for it.
+    def work_out_of_band
+      return IO.select(@sources) if threaded? && !@executing.empty? # asked again when that one is done
+
+      @out_of_band = false
+      PhusionPassenger.call_event(:oob_work)
+    rescue StandardError => e
+      log_exception(e, nil)
     end
 
     def serve(connection)
@@ -319,6 +315,8 @@ module PassengerLoader
 
     def load_app(settings, control)
       set_up_load_path
+      # First, so that an application that has the original in its Gemfile gets ours.
+      $LOAD_PATH.unshift(File.join(__dir__, 'ruby'))
       require 'stringio'
       require_rack
       app = build(settings.startup_file)
@@ -379,7 +377,8 @@ module PassengerLoader
       concurrency = PhusionPassenger.advertised_concurrency_level || settings.threads
       control.say('ready', "concurrency=#{concurrency}", 'protocol=binary')
       server.run
-      PhusionPassenger.call_event(:stopping_worker_process)
+    ensure
+      PhusionPassenger.call_event(:stopping_worker_process) if server
     end
 
     def handle_signals(control)
@@ -389,6 +388,7 @@ module PassengerLoader
       trap('QUIT') do
         $stderr.write(Thread.list.map { |thread| "#{thread.inspect}\n  #{thread.backtrace&.join("\n  ")}\n" }.join)
       end
+      PhusionPassenger.call_event(:after_installing_signal_handlers)
     end
 
     # Close-on-exec does nothing for a plain `fork`: a child that kept our sockets would make a dead process

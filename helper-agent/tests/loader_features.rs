@@ -197,9 +197,64 @@ fn rack_callbacks_run() {
     process.expect_log("starting, forked: false");
     assert_eq!(get(&process, "/finished").status, 200);
     process.expect_log("response finished");
+    assert_eq!(get(&process, "/after").status, 200);
+    process.expect_log("after the reply");
+    process.expect_log("signals are handled");
     process.tell("stop");
     process.wait();
     process.expect_log("stopping");
+}
+
+#[test]
+fn rack_early_hints_come_before_the_response() {
+    const INTERIM: u32 = 4;
+    let Some(process) = rack() else { return };
+    let mut client = process.connect();
+    client.send(&Request::get("/hints"));
+    let hints = binary::receive_head(&mut client.stream).expect("a head");
+    assert_eq!((hints.flags, hints.number), (INTERIM, client.number()));
+    assert_eq!(
+        hints.text,
+        "103\0link\0</a.css>; rel=preload\0link\0</b.js>; rel=preload"
+    );
+    assert_eq!(client.receive("GET").expect("a response").text(), "hinted");
+}
+
+#[test]
+fn rack_applications_may_ask_for_out_of_band_work() {
+    for threads in ["1", "3"] {
+        let launch = Launch::new(Language::Ruby, &fixture("rack"));
+        let launch = launch.variable("PASSENGER_THREADS", threads);
+        let Some(process) = launch.start_ready() else {
+            return;
+        };
+        assert_eq!(get(&process, "/each").text(), "abc");
+        assert!(!process.log().contains("out of band"));
+        let response = get(&process, "/oob");
+        assert_eq!(response.text(), "later");
+        assert_eq!(response.header("x-kept"), ["yes"]);
+        let leaked = response.header("!~Request-OOB-Work");
+        assert!(leaked.is_empty(), "the order is not for the client");
+        process.expect_log("out of band");
+        assert_eq!(get(&process, "/each").text(), "abc");
+    }
+}
+
+#[test]
+fn garbage_is_collected_out_of_band() {
+    let launch = Launch::new(Language::Ruby, &fixture("rack")).variable("OOB_GC", "1");
+    let Some(process) = launch.start_ready() else {
+        return;
+    };
+    let collections = || -> u32 {
+        let text = get(&process, "/collections").text();
+        text.parse().expect("a number")
+    };
+    let before = collections();
+    collections();
+    collections();
+    process.expect_log("out of band");
+    assert!(collections() > before);
 }
 
 #[test]
