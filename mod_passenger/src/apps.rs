@@ -30,6 +30,8 @@ const STARTUP_FILES: [&str; 4] = [
 pub(crate) struct App {
     /// What the agent is asked.
     pub(crate) registration: Registration,
+    /// Its directory, if the worker can tell.
+    pub(crate) root: Option<PathBuf>,
     group: Mutex<Option<GroupRef>>,
 }
 
@@ -146,6 +148,7 @@ fn describe(place: &Place<'_>, generation: u64) -> App {
             document_root: String::from_utf8_lossy(place.document_root).into_owned(),
             base_uri: place.base_uri.to_owned(),
         },
+        root: app_root(place),
         group: Mutex::new(None),
     }
 }

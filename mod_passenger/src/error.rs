@@ -35,6 +35,8 @@ pub(crate) enum RequestError {
         error: HeadError,
         sample: String,
     },
+    /// The app named a file that httpd may not or cannot send (`X-Sendfile`).
+    SendFile { path: String, error: io::Error },
     /// The app died or closed before it answered, and the request may not be sent again.
     NoResponse { process: String, error: io::Error },
 }
@@ -47,6 +49,8 @@ impl RequestError {
             // nginx's convention; nobody reads it but the access log.
             Self::ClientGone => 499,
             Self::BufferFile { error } if error.raw_os_error() == Some(libc::ENOSPC) => 507,
+            Self::SendFile { error, .. } if error.kind() == io::ErrorKind::NotFound => 404,
+            Self::SendFile { .. } => 403,
             Self::BufferFile { .. } | Self::Refused { .. } | Self::Spawn(_) => 500,
             Self::WouldDeadlock { .. } => 508,
             Self::NoInstance { .. } | Self::QueueFull { .. } => 503,
@@ -67,6 +71,7 @@ impl RequestError {
             Self::BadResponse { .. } => "PSGR0208",
             Self::NoResponse { .. } => "PSGR0209",
             Self::WouldDeadlock { .. } => "PSGR0212",
+            Self::SendFile { .. } => "PSGR0213",
         }
     }
 
@@ -108,6 +113,9 @@ impl fmt::Display for RequestError {
             ),
             Self::BadResponse { pid_hint, error, sample } => {
                 write!(f, "application process {pid_hint} sent an unusable response: {error}; it begins {sample}")
+            }
+            Self::SendFile { path, error } => {
+                write!(f, "the application's X-Sendfile {path:?} cannot be sent: {error}")
             }
             Self::NoResponse { process, error } => write!(
                 f,
@@ -164,6 +172,10 @@ mod tests {
             },
             RequestError::WouldDeadlock {
                 outer: String::new(),
+            },
+            RequestError::SendFile {
+                path: String::new(),
+                error: io(),
             },
         ];
         let mut codes: Vec<_> = all.iter().map(RequestError::code).collect();

@@ -116,6 +116,17 @@ fn first_meant(escaped: &[u8]) -> Option<(u8, &[u8])> {
     Some((u8::try_from(value).ok()?, &rest[2..]))
 }
 
+/// What an escaped text means; `None` if it is not one.
+pub(crate) fn unescape(mut escaped: &[u8]) -> Option<Vec<u8>> {
+    let mut out = Vec::with_capacity(escaped.len());
+    while !escaped.is_empty() {
+        let (byte, rest) = first_meant(escaped)?;
+        out.push(byte);
+        escaped = rest;
+    }
+    Some(out)
+}
+
 /// `/path` of `http://host/path` (absolute-form); everything else unchanged.
 fn without_authority(target: &[u8]) -> &[u8] {
     let Some(at) = target.windows(3).position(|w| w == b"://") else {

@@ -2,9 +2,13 @@
 //!
 //! * `serve`: three languages under three MPMs, static files, bodies, streaming.
 //! * `mapping`: which app a URL belongs to, and what the app is told about it.
+//! * `modules`: together with httpd's own modules.
+//! * `tls`: TLS and HTTP/2.
+//! * `hosting`: document roots that are known only at run time.
+//! * `headers`: what an app's response may do.
 //! * `failures`: apps that do not start, and apps that fail at a request.
-//! * `users`: who the apps run as.
 //! * `languages`: checkers, frameworks, server-sent events, ASGI.
+//! * `users`: who the apps run as.
 //! * `crash`: kill -9 of each kind of process, idle, under load and in the middle of a request.
 //! * `restart`: graceful, and what stays warm.
 //! * `shipped`: the demo of `make run` and the files of `apache-conf`.
@@ -16,12 +20,16 @@
 mod crash;
 mod environment;
 mod failures;
-mod mapping;
+mod headers;
+mod hosting;
 mod languages;
+mod mapping;
+mod modules;
 mod restart;
 mod serve;
 mod shipped;
 mod stop;
+mod tls;
 mod users;
 
 use harness::{Language, Site};

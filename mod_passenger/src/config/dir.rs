@@ -41,6 +41,7 @@ settings! {
     startup_file: &'p str,
     restart_dir: &'p str,
     base_uris: &'p [&'p str],
+    sendfile_paths: &'p [&'p str],
     app_env: &'p str,
     friendly_error_pages: bool,
     error_override: bool,
@@ -75,6 +76,12 @@ impl<'p> DirConfig<'p> {
     pub(super) fn add_base_uri(&mut self, pool: Pool<'p>, uri: &'p str) {
         let before = self.base_uris.unwrap_or_default();
         self.base_uris = Some(pool.concat(before, &[uri]));
+    }
+
+    /// Adds a directory to those the section set before.
+    pub(super) fn add_sendfile_path(&mut self, pool: Pool<'p>, path: &'p str) {
+        let before = self.sendfile_paths.unwrap_or_default();
+        self.sendfile_paths = Some(pool.concat(before, &[path]));
     }
 
     /// The configuration of a section inside (or after) another.
@@ -145,6 +152,11 @@ impl<'p> DirConfig<'p> {
     /// `PassengerBaseURI`: each begins with a slash and does not end with one.
     pub(crate) fn base_uris(&self) -> &'p [&'p str] {
         self.base_uris.unwrap_or_default()
+    }
+
+    /// `PassengerXSendfilePath`: directories beside the app's own that `X-Sendfile` may name.
+    pub(crate) fn sendfile_paths(&self) -> &'p [&'p str] {
+        self.sendfile_paths.unwrap_or_default()
     }
 
     /// `PassengerAppEnv`.

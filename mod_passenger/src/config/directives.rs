@@ -237,8 +237,9 @@ const fn at_least(min: i64) -> Kind {
     }
 }
 
-const APP_TYPES: Kind =
-    Kind::OneOf(&["ruby", "rack", "python", "wsgi", "asgi", "node", "nodejs", "meteor"]);
+const APP_TYPES: Kind = Kind::OneOf(&[
+    "ruby", "rack", "python", "wsgi", "asgi", "node", "nodejs", "meteor",
+]);
 const SPAWN_METHODS: Kind = Kind::OneOf(&["smart", "smart-lv2", "direct", "conservative"]);
 const CONCURRENCY_MODELS: Kind = Kind::OneOf(&["process", "thread"]);
 
@@ -318,7 +319,7 @@ pub(crate) static DIRECTIVES: &[Directive] = &[
     global(c"PassengerTurbocaching", Flag, "on",
         c"whether cacheable responses are served from shared memory"),
     global(c"PassengerShowVersionInHeader", Flag, "on",
-        c"whether X-Powered-By names the version"),
+        c"whether X-Powered-By names the version").built(),
     global(c"PassengerAdminPanelUrl", Text, "none",
         c"there is no outside admin panel").moot(),
     global(c"PassengerAdminPanelAuthType", Text, "basic",
@@ -359,6 +360,9 @@ pub(crate) static DIRECTIVES: &[Directive] = &[
     app(c"PassengerAppRoot", Text, "parent of the public directory",
         c"root directory of the app")
         .sets(|c, _, v| c.app_root = Some(v.text())).built(),
+    app(c"PassengerXSendfilePath", Texts, "none",
+        c"directory beside the app's own that X-Sendfile may name files in")
+        .sets(|c, p, v| c.add_sendfile_path(p, v.text())).built(),
     app(c"PassengerAppGroupName", Text, "<app root> (<environment>)",
         c"name of the app; virtual hosts with the same name share processes").built(),
     app(c"PassengerRestartDir", Text, "tmp",

@@ -36,6 +36,8 @@ pub(crate) struct Globals {
     pub(crate) shutdown_timeout: u32,
     /// Bytes of a response that are held back for a slow client.
     pub(crate) response_high_watermark: u64,
+    /// Whether `X-Powered-By` names the version.
+    pub(crate) show_version_in_header: bool,
 }
 
 /// Directives of global context whose argument is a path; relative ones are below `ServerRoot`.
@@ -79,6 +81,7 @@ impl Default for Globals {
             default_group: None,
             shutdown_timeout: 30,
             response_high_watermark: 128 * 1024 * 1024,
+            show_version_in_header: true,
         }
     }
 }
@@ -142,6 +145,7 @@ impl Globals {
                 "PassengerResponseBufferHighWatermark" => {
                     set(&mut globals.response_high_watermark, value);
                 }
+                "PassengerShowVersionInHeader" => globals.show_version_in_header = value == "on",
                 "PassengerShutdownTimeout" => set(&mut globals.shutdown_timeout, value),
                 _ => {}
             }

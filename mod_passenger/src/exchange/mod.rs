@@ -2,14 +2,16 @@
 //!
 //! ```text
 //! attempt ─► send (head, body) ─► wait for the response head ─► respond (head, body to httpd)
-//!               send.rs               this file                    respond.rs, output.rs
+//!               send.rs               this file              head.rs, respond.rs, output.rs, send_file.rs
 //! ```
 //! The seat comes back by [`Seat::release`] only when the response's end was read, the app closed, or the
 //! process died; in every other case it becomes an orphan, which is also what dropping it does.
 
+mod head;
 mod output;
 mod respond;
 mod send;
+mod send_file;
 
 use crate::environment;
 use crate::error::RequestError;
@@ -165,13 +167,16 @@ impl Attempt<'_, '_> {
     ) -> Result<Answer, AttemptError> {
         let whole_body_sent = self.send(r, outbound, number, protocol)?;
         loop {
-            let response = self.await_head(r, number, protocol, outbound.body)?;
+            let mut response = self.await_head(r, number, protocol, outbound.body)?;
             if response.is_interim {
                 respond::interim(r, &response.head);
                 continue;
             }
             if outbound.mapping.overrides_errors && response.head.status >= 400 {
                 return self.replace(r, response, whole_body_sent);
+            }
+            if let Some(path) = send_file::take_path(&mut response.head) {
+                return self.send_file(r, outbound.mapping, response, &path, whole_body_sent);
             }
             return self
                 .respond(r, outbound, response, whole_body_sent)

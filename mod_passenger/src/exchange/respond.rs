@@ -1,11 +1,12 @@
 //! From a response head to its last byte at httpd.
 
+use super::head::set_head;
 use super::output::{Output, OutputError};
 use super::{
     give_back, has_left, Answer, Attempt, AttemptError, Interruption, Outbound, Response, LEFT,
 };
 use crate::error::RequestError;
-use crate::ffi::request::{c_string, Request};
+use crate::ffi::request::Request;
 use crate::upstream::body::{BadBody, BodyDecoder};
 use crate::upstream::head::ResponseHead;
 use crate::upstream::retry::Failure;
@@ -46,7 +47,8 @@ impl Attempt<'_, '_> {
             ..
         } = response;
         let discards = r.is_head() || head.is_bodyless();
-        set_head(r, &head, &decoder, discards);
+        set_head(r, &head, announced(&head, &decoder, discards));
+        r.leave_ranges_to_the_app();
         let has_socket = self.client.is_some() && !r.is_subrequest();
         let mut output = Output::new(
             outbound.buffer_directory,
@@ -107,42 +109,47 @@ impl Attempt<'_, '_> {
     /// Reads an error response to its end and lets httpd answer instead (`PassengerErrorOverride`). Fields that
     /// tell the client what to do next are kept.
     pub(super) fn replace(
-        mut self,
+        self,
         r: &mut Request<'_>,
         response: Response,
         whole_body_sent: bool,
     ) -> Result<Answer, AttemptError> {
         const KEPT: [&str; 4] = ["www-authenticate", "retry-after", "allow", "set-cookie"];
-        let Response {
-            head,
-            body: mut decoder,
-            keeps_alive,
-            ..
-        } = response;
-        for (name, value) in &head.fields {
+        for (name, value) in &response.head.fields {
             if KEPT.iter().any(|kept| name.eq_ignore_ascii_case(kept)) {
                 r.error_headers_out().add(name.as_bytes(), value);
             }
         }
+        let status = response.head.status;
+        self.discard_body(response, whole_body_sent)?;
+        Ok(Answer::Override(status))
+    }
+
+    /// Reads a body that nobody wants to its end, so that seat and connection are free again.
+    pub(super) fn discard_body(
+        mut self,
+        response: Response,
+        whole_body_sent: bool,
+    ) -> Result<(), AttemptError> {
+        let mut decoder = response.body;
         let mut unwanted = Vec::new();
         loop {
             unwanted.clear();
             let is_broken = gather(&mut decoder, &mut self.connection, &mut unwanted).is_err();
             if decoder.is_done() && !is_broken {
                 give_back(&mut self.seat, self.holds_seat);
-                self.keep(keeps_alive && whole_body_sent);
-                break;
+                self.keep(response.keeps_alive && whole_body_sent);
+                return Ok(());
             }
             match self.read_or_notice() {
                 Ok(n) if n > 0 && !is_broken => {}
                 Err(Interruption::ClientGone) => return Err(self.abandon()),
                 _ => {
                     self.settle();
-                    break;
+                    return Ok(());
                 }
             }
         }
-        Ok(Answer::Override(head.status))
     }
 
     /// The body's end was read (or the app wrote more than it announced): seat first, then the client.
@@ -266,7 +273,7 @@ impl Attempt<'_, '_> {
 }
 
 /// The client cannot be given (the rest of) its response: httpd shall close the connection.
-fn lost(r: &mut Request<'_>, error: OutputError) -> AttemptError {
+pub(super) fn lost(r: &mut Request<'_>, error: OutputError) -> AttemptError {
     r.set_aborted();
     match error {
         OutputError::Client => AttemptError::Failed(Failure::ClientGone),
@@ -297,62 +304,11 @@ fn gather(
     Ok(())
 }
 
-/// Copies status and fields to httpd.
-fn set_head(r: &mut Request<'_>, head: &ResponseHead, decoder: &BodyDecoder, discards: bool) {
-    let reason = head
-        .reason
-        .as_deref()
-        .unwrap_or_else(|| reason_of(head.status));
-    let line = c_string(format!("{} {reason}", head.status).as_bytes());
-    r.set_status(head.status, Some(&line));
-    let fields = r.headers_out();
-    for (name, value) in &head.fields {
-        if name.eq_ignore_ascii_case("content-type") {
-            r.set_content_type(&c_string(value));
-        } else if !name.eq_ignore_ascii_case("status") {
-            fields.add(name.as_bytes(), value);
-        }
-    }
-    let length = match decoder {
-        _ if discards => head.content_length,
-        BodyDecoder::Length(n) => Some(*n),
+/// The length that a client is told.
+fn announced(head: &ResponseHead, decoder: &BodyDecoder, discards: bool) -> Option<u64> {
+    match decoder {
+        BodyDecoder::Length(n) if !discards => Some(*n),
         _ => head.content_length,
-    };
-    if let Some(n) = length {
-        fields.set(c"Content-Length", &c_string(n.to_string().as_bytes()));
-    }
-    r.leave_ranges_to_the_app();
-}
-
-fn reason_of(status: u16) -> &'static str {
-    match status {
-        200 => "OK",
-        201 => "Created",
-        202 => "Accepted",
-        204 => "No Content",
-        206 => "Partial Content",
-        301 => "Moved Permanently",
-        302 => "Found",
-        303 => "See Other",
-        304 => "Not Modified",
-        307 => "Temporary Redirect",
-        308 => "Permanent Redirect",
-        400 => "Bad Request",
-        401 => "Unauthorized",
-        403 => "Forbidden",
-        404 => "Not Found",
-        405 => "Method Not Allowed",
-        409 => "Conflict",
-        410 => "Gone",
-        422 => "Unprocessable Content",
-        429 => "Too Many Requests",
-        500 => "Internal Server Error",
-        501 => "Not Implemented",
-        502 => "Bad Gateway",
-        503 => "Service Unavailable",
-        504 => "Gateway Timeout",
-        // httpd wants a phrase for every code it does not know itself (httpd-notes section 9).
-        _ => "Status",
     }
 }
 

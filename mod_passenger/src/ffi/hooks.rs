@@ -114,8 +114,10 @@ unsafe extern "C" fn on_post_config(
     ptemp: *mut c::apr_pool_t,
     main: *mut c::server_rec,
 ) -> c_int {
-    // SAFETY: httpd's pools and main server, as the hook is defined.
+    // SAFETY: httpd's pools and main server, as the hook is defined; the token is copied.
     guard(FAILED, || unsafe {
+        let token = format!("mod_passenger/{}", crate::VERSION);
+        c::ap_add_version_component(pconf, super::request::c_string(token.as_bytes()).as_ptr());
         configuring(pconf, ptemp, main, lifecycle::post_config)
     })
 }

@@ -15,6 +15,7 @@ pub(crate) mod process;
 pub(crate) mod published;
 pub(crate) mod request;
 pub(crate) mod retained;
+pub(crate) mod sendfile;
 pub(crate) mod server;
 pub(crate) mod table;
 

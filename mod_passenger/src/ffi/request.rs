@@ -323,6 +323,17 @@ impl<'r> Request<'r> {
         (rec.headers_out, rec.status, rec.status_line) = (kept, kept_status, kept_line);
     }
 
+    /// The status of the error that this request, an `ErrorDocument`, is to explain.
+    pub(crate) fn error_being_documented(&self) -> Option<u16> {
+        let before = self.rec().prev;
+        if before.is_null() {
+            return None;
+        }
+        // SAFETY: `prev` is the live request this one was redirected from (httpd.h).
+        let status = unsafe { (*before).status };
+        u16::try_from(status).ok().filter(|status| *status >= 400)
+    }
+
     /// Response fields that also go with error pages.
     pub(crate) fn error_headers_out(&self) -> Table<'r> {
         // SAFETY: a table of the request's pool, used by this thread only.

@@ -79,6 +79,8 @@ pub(crate) struct ResponseHead {
     pub(crate) content_length: Option<u64>,
     /// End-to-end fields in the app's order.
     pub(crate) fields: Vec<(String, Vec<u8>)>,
+    /// Names that the app's `Connection` says are for this hop only.
+    hop_by_hop: Vec<String>,
 }
 
 impl ResponseHead {
@@ -105,6 +107,7 @@ impl ResponseHead {
             reason,
             content_length: None,
             fields: Vec::with_capacity(8),
+            hop_by_hop: Vec::new(),
         })
     }
 
@@ -127,7 +130,11 @@ impl ResponseHead {
         if name.eq_ignore_ascii_case("content-length") {
             return self.set_length(value);
         }
-        if is_dropped(&name) {
+        if name.eq_ignore_ascii_case("connection") {
+            self.drop_named(value);
+        }
+        let is_named = self.hop_by_hop.iter().any(|n| name.eq_ignore_ascii_case(n));
+        if is_named || is_dropped(&name) {
             return Ok(());
         }
         if self.fields.len() == MAX_FIELDS {
@@ -135,6 +142,17 @@ impl ResponseHead {
         }
         self.fields.push((name, value.to_vec()));
         Ok(())
+    }
+
+    /// Drops what a `Connection` field names, before and after it.
+    fn drop_named(&mut self, connection: &[u8]) {
+        let names = connection.split(|b| *b == b',').map(<[u8]>::trim_ascii);
+        let names = names.filter(|name| !name.is_empty());
+        self.hop_by_hop
+            .extend(names.map(|name| String::from_utf8_lossy(name).into_owned()));
+        let named = &self.hop_by_hop;
+        self.fields
+            .retain(|(name, _)| !named.iter().any(|n| name.eq_ignore_ascii_case(n)));
     }
 
     fn set_length(&mut self, value: &[u8]) -> Result<(), HeadError> {
@@ -208,6 +226,17 @@ mod tests {
             head.push(name.as_bytes(), b"x").unwrap();
         }
         assert!(head.fields.is_empty());
+    }
+
+    #[test]
+    fn what_connection_names_does_not_travel_either() {
+        let mut head = ResponseHead::from_status(b"200").unwrap();
+        head.push(b"X-Before", b"1").unwrap();
+        head.push(b"Connection", b"close, x-before , X-After")
+            .unwrap();
+        head.push(b"X-After", b"1").unwrap();
+        head.push(b"X-Other", b"1").unwrap();
+        assert_eq!(head.fields, [("X-Other".to_owned(), b"1".to_vec())]);
     }
 
     #[test]
