@@ -208,6 +208,20 @@ class Application {
   }
 }
 
+// An application that makes workers of its own finds itself to be one of them. An ES module's `import` gets Node's
+// own object, which does not let itself be replaced: there the attempt is refused with a reason.
+function neutralizeCluster() {
+  require('cluster').fork = () => {
+    throw new Error('cluster.fork() is not possible here: PassengerMaxPoolSize and PassengerMinInstances say how many '
+      + 'processes there are');
+  };
+  const load = Module._load;
+  Module._load = function loadForPassenger(request, ...rest) {
+    const isCluster = request === 'cluster' || request === 'node:cluster';
+    return isCluster ? load('./node/cluster', module) : load.call(this, request, ...rest);
+  };
+}
+
 // Unix sockets have no address, but applications and middleware expect one; the client's is in X-Forwarded-For.
 function nameThePeer(socket) {
   Object.defineProperties(socket, {
@@ -250,6 +264,7 @@ function main() {
   });
   process.on('exit', (status) => application.reportEnd(status));
   application.install();
+  neutralizeCluster();
 
   // As if Node had been started with it: `require.main`, `process.argv`, and ES modules as package.json says.
   process.argv[1] = settings.startupFile;

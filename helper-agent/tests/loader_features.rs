@@ -268,6 +268,68 @@ fn a_gemfile_that_cannot_be_satisfied_is_reported() {
     assert!(line.contains("a-gem-that-nobody-has"), "{line}");
 }
 
+/// A Rack application whose `config.ru` answers with that Ruby expression, and these files beside it.
+fn rack_with(name: &str, expression: &str, files: &[(&str, &str)]) -> Scratch {
+    let directory = std::env::temp_dir().join(format!("loader-rack-{name}-{}", std::process::id()));
+    let config = format!("run ->(_) {{ [200, {{}}, [({expression}).to_s]] }}\n");
+    for (file, text) in [("config.ru", config.as_str())].iter().chain(files) {
+        let path = directory.join(file);
+        std::fs::create_dir_all(path.parent().expect("a parent")).expect("make a directory");
+        std::fs::write(path, text).expect("write a file");
+    }
+    Scratch(directory)
+}
+
+/// A directory that goes away with the test.
+struct Scratch(PathBuf);
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+#[test]
+fn bundler_is_set_up_once_and_may_be_again() {
+    let app = rack_with(
+        "gemfile",
+        "require 'bundler/setup'; Bundler.setup; Bundler.require; defined?(Sinatra).inspect + defined?(Rack)",
+        &[("Gemfile", "gem 'rack'\n")],
+    );
+    let Some(process) = Launch::new(Language::Ruby, &app.0).start_ready() else {
+        return;
+    };
+    assert_eq!(get(&process, "/").text(), "nilconstant");
+}
+
+#[test]
+fn an_applications_own_load_path_comes_before_bundler() {
+    let says = "$said = \"#{$said} path\"";
+    let bundle = "raise 'this comes second and must not be read'";
+    for (name, files, expected) in [
+        (
+            "setup",
+            vec![
+                ("config/setup_load_paths.rb", says),
+                (".bundle/environment.rb", bundle),
+                ("Gemfile", bundle),
+            ],
+            " path",
+        ),
+        (
+            "environment",
+            vec![(".bundle/environment.rb", says), ("Gemfile", bundle)],
+            " path",
+        ),
+    ] {
+        let app = rack_with(name, "$said", &files);
+        let Some(process) = Launch::new(Language::Ruby, &app.0).start_ready() else {
+            return;
+        };
+        assert_eq!(get(&process, "/").text(), expected, "{name}");
+    }
+}
+
 // --- WSGI ---
 
 #[test]
@@ -398,4 +460,22 @@ fn node_reports_a_script_that_never_listens() {
         line.starts_with("error listen ") && line.contains("without calling listen"),
         "{line}"
     );
+}
+
+#[test]
+fn node_applications_that_make_workers_are_one() {
+    let Some(process) = node("node-cluster", "app.js").start_ready() else {
+        return;
+    };
+    let expected = format!("worker 1 of {}", process.pid());
+    assert_eq!(get(&process, "/").text(), expected);
+}
+
+#[test]
+fn node_modules_that_make_workers_are_told_why_not() {
+    let Some(process) = node("node-cluster", "forks.mjs").start() else {
+        return;
+    };
+    let line = last_line(process);
+    assert!(line.contains("PassengerMaxPoolSize"), "{line}");
 }
