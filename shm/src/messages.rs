@@ -207,6 +207,9 @@ pub struct Record {
     pub id: u32,
     /// Section as written, e.g. `<VirtualHost *:80>` or empty for the main server.
     pub section: String,
+    /// Position in [`Config::servers`] of the server it stands in: 0 for what is outside virtual hosts and
+    /// can apply to all of them.
+    pub server: u32,
     /// What it sets.
     pub directives: Vec<Directive>,
 }

@@ -94,18 +94,38 @@ impl Configuration {
                 )
             })
         };
-        chain.iter().filter(|id| **id != 0).map(known).collect()
+        let records: Vec<&Record> = chain
+            .iter()
+            .filter(|id| **id != 0)
+            .map(known)
+            .collect::<Result<_, _>>()?;
+        // No request is in two virtual hosts: who says so wants one's user for the files of another.
+        let mut hosts = records.iter().map(|r| r.server).filter(|host| *host != 0);
+        if let Some(host) = hosts.next() {
+            if let Some(other) = hosts.find(|other| *other != host) {
+                return Err(format!(
+                    "a chain names records of two virtual hosts, number {host} and {other}"
+                ));
+            }
+        }
+        Ok(records)
     }
 
-    /// Whether the administrator wrote this `DocumentRoot`.
-    #[must_use]
-    pub fn knows_document_root(&self, document_root: &str) -> bool {
+    /// Whether the administrator wrote this `DocumentRoot`, for the virtual host that the chain is of if it
+    /// names a record of one.
+    ///
+    /// # Errors
+    /// As [`Configuration::options`].
+    pub fn knows_document_root(&self, document_root: &str, chain: &[u32]) -> Result<bool, String> {
+        let records = self.records_of(chain)?;
+        let host = records.iter().map(|r| r.server).find(|host| *host != 0);
         let wanted = document_root.trim_end_matches('/');
-        !wanted.is_empty()
-            && self
-                .servers
-                .iter()
-                .any(|s| s.document_root.trim_end_matches('/') == wanted)
+        let mut servers = (0u32..).zip(&self.servers);
+        Ok(!wanted.is_empty()
+            && servers.any(|(number, server)| {
+                host.is_none_or(|host| host == number)
+                    && server.document_root.trim_end_matches('/') == wanted
+            }))
     }
 
     /// Variables that `SetEnv` gives to the processes of an app: those of the main server, then those on
@@ -163,6 +183,12 @@ pub(crate) mod tests {
 
     use super::*;
 
+    /// A section called `host 2` stands in server number 2, every other one outside virtual hosts.
+    fn host_of(section: &str) -> u32 {
+        let number = section.strip_prefix("host ");
+        number.map_or(0, |number| number.parse().unwrap())
+    }
+
     /// A configuration of one server per document root, with records of (directive, value) lists.
     pub(crate) fn configuration(
         generation: u64,
@@ -180,6 +206,7 @@ pub(crate) mod tests {
             .map(|((section, directives), id)| Record {
                 id,
                 section: (*section).into(),
+                server: host_of(section),
                 directives: directives
                     .iter()
                     .zip(1..)
@@ -227,9 +254,29 @@ pub(crate) mod tests {
             .unwrap_err()
             .contains("no record number 3"));
         assert!(config.options(&[1; MAX_CHAIN + 1]).is_err());
-        assert!(config.knows_document_root("/srv/a/public/"));
-        assert!(!config.knows_document_root("/srv/a"));
-        assert!(!config.knows_document_root(""));
+        assert_eq!(config.knows_document_root("/srv/a/public/", &[]), Ok(true));
+        assert_eq!(config.knows_document_root("/srv/a", &[]), Ok(false));
+        assert_eq!(config.knows_document_root("", &[]), Ok(false));
+    }
+
+    #[test]
+    fn a_chain_cannot_combine_one_hosts_user_with_the_files_of_another() {
+        let config = configuration(
+            1,
+            &["/srv/main", "/home/alice/public", "/home/bob/public"],
+            &[
+                ("", &[("PassengerAppEnv", "x")]),
+                ("host 1", &[("PassengerUser", "alice")]),
+                ("host 2", &[("PassengerAppRoot", "/home/bob")]),
+            ],
+        );
+        let refused = config.options(&[1, 2, 3]).unwrap_err();
+        assert!(refused.contains("two virtual hosts"), "{refused}");
+        let known = |root: &str, chain: &[u32]| config.knows_document_root(root, chain);
+        assert_eq!(known("/home/alice/public", &[1, 2]), Ok(true));
+        assert_eq!(known("/home/bob/public", &[1, 2]), Ok(false));
+        assert_eq!(known("/home/bob/public", &[3, 1]), Ok(true));
+        assert_eq!(known("/home/bob/public", &[1]), Ok(true));
     }
 
     #[test]

@@ -186,6 +186,7 @@ mod tests {
         Record {
             id,
             section: String::new(),
+            server: 0,
             directives,
         }
     }

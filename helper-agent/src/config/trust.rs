@@ -70,7 +70,7 @@ impl Application {
             Some(root) => (checked_path("PassengerAppRoot", root)?, true),
             None => (
                 beside_public(&registration.document_root, base_uri)?,
-                config.knows_document_root(&registration.document_root),
+                config.knows_document_root(&registration.document_root, &registration.chain)?,
             ),
         };
         let kind = kind_of(&options, &app_root)?;

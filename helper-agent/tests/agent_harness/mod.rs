@@ -173,6 +173,7 @@ pub(crate) fn config(
             .map(|((root, directives), id)| Record {
                 id,
                 section: format!("<VirtualHost {root}>"),
+                server: id - 1,
                 directives: directives
                     .iter()
                     .zip(1..)

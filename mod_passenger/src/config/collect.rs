@@ -19,10 +19,23 @@ pub(crate) struct Collected {
     pub(crate) globals: Vec<wire::Directive>,
     /// Sections with directives of ours; number = position + 1.
     pub(crate) records: Vec<wire::Record>,
+    /// The server each of them stands in.
+    pub(crate) marks: Vec<ServerMark>,
     /// Sentences for the administrator.
     pub(crate) warnings: Vec<String>,
     /// Directives that nothing acts on yet, and where each stands first.
     pub(crate) not_yet: BTreeMap<&'static str, String>,
+}
+
+/// Tells one server of a configuration from another: its address, which is never followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ServerMark(usize);
+
+impl ServerMark {
+    /// The mark of the server there.
+    pub(crate) fn of<T>(server: *const T) -> Self {
+        Self(server.addr())
+    }
 }
 
 static COLLECTED: Mutex<Option<Collected>> = Mutex::new(None);
@@ -48,15 +61,17 @@ pub(crate) fn has_begun() -> bool {
     with(|_| ()).is_some()
 }
 
-/// Gives a section a record; returns its number (from 1), or 0 when no pass is being collected.
-pub(crate) fn new_record(section: String) -> u32 {
+/// Gives a section of that server a record; returns its number (from 1), or 0 when no pass is being collected.
+pub(crate) fn new_record(section: String, server: ServerMark) -> u32 {
     with(|collected| {
         let id = u32::try_from(collected.records.len() + 1).unwrap_or(u32::MAX);
         collected.records.push(wire::Record {
             id,
             section,
+            server: 0,
             directives: Vec::new(),
         });
+        collected.marks.push(server);
         id
     })
     .unwrap_or(0)
@@ -128,10 +143,11 @@ mod tests {
     /// One test, because the collection is one per process.
     #[test]
     fn a_pass_from_begin_to_discard() {
-        assert_eq!(new_record("before".to_owned()), 0);
+        let mark = ServerMark::of(&raw const COLLECTED);
+        assert_eq!(new_record("before".to_owned(), mark), 0);
         begin();
-        assert_eq!(new_record("<VirtualHost a>".to_owned()), 1);
-        assert_eq!(new_record("<VirtualHost b>".to_owned()), 2);
+        assert_eq!(new_record("<VirtualHost a>".to_owned(), mark), 1);
+        assert_eq!(new_record("<VirtualHost b>".to_owned(), mark), 2);
         note(2, directive("PassengerUser"));
         note(0, directive("PassengerLost"));
         note(3, directive("PassengerLost"));

@@ -13,7 +13,7 @@ mod snapshot;
 
 pub(crate) use collect::{
     begin, discard, global, has_begun, new_record, note, note_not_yet, warn, with_collected,
-    Collected,
+    Collected, ServerMark,
 };
 pub(crate) use dir::DirConfig;
 pub(crate) use directives::{Arity, Context, Directive, Override, Status, DIRECTIVES};

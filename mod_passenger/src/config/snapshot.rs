@@ -2,7 +2,7 @@
 
 use passenger_shm::messages as wire;
 
-use super::collect::Collected;
+use super::collect::{Collected, ServerMark};
 
 /// What is not in our directives: facts of httpd and its servers.
 pub(crate) struct Facts {
@@ -14,18 +14,65 @@ pub(crate) struct Facts {
     pub(crate) apache: wire::Apache,
     /// Its servers, the main one first.
     pub(crate) servers: Vec<wire::Server>,
+    /// Their marks, in the same order.
+    pub(crate) marks: Vec<ServerMark>,
     /// Directives of global context, paths absolute.
     pub(crate) global: Vec<wire::Directive>,
 }
 
 /// Puts both together.
 pub(crate) fn snapshot(collected: &Collected, facts: Facts) -> wire::Config {
+    let mut records = collected.records.clone();
+    for (record, mark) in records.iter_mut().zip(&collected.marks) {
+        let server = facts.marks.iter().position(|known| known == mark);
+        // A server that httpd does not list gets no requests.
+        record.server = server.map_or(u32::MAX, |n| u32::try_from(n).unwrap_or(u32::MAX));
+    }
     wire::Config {
         generation: facts.generation,
         build: facts.build,
         apache: facts.apache,
         global: facts.global,
         servers: facts.servers,
-        records: collected.records.clone(),
+        records,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_record_names_the_server_it_stands_in() {
+        let servers = [1u8, 2, 3];
+        let mark = |index: usize| ServerMark::of(&raw const servers[index]);
+        let mut collected = Collected::default();
+        for (id, at) in [(1, 1), (2, 0), (3, 2)] {
+            collected.records.push(wire::Record {
+                id,
+                section: String::new(),
+                server: 0,
+                directives: vec![],
+            });
+            collected.marks.push(mark(at));
+        }
+        let facts = Facts {
+            generation: 1,
+            build: String::new(),
+            apache: wire::Apache {
+                uid: 33,
+                gid: 33,
+                software: String::new(),
+                mpm: String::new(),
+                server_limit: 1,
+                max_threads: 1,
+            },
+            servers: vec![],
+            marks: vec![mark(0), mark(1)],
+            global: vec![],
+        };
+        let config = snapshot(&collected, facts);
+        let servers: Vec<u32> = config.records.iter().map(|record| record.server).collect();
+        assert_eq!(servers, [1, 0, u32::MAX]);
     }
 }

@@ -209,7 +209,8 @@ unsafe fn apply<'p>(cmd: *mut cmd_parms, config: *mut c_void, words: &[&'p [u8]]
     if !is_htaccess(parms) {
         // SAFETY: httpd sets `directive` to the node being processed.
         let here = unsafe { Place::of(parms.directive) };
-        here.keep(pool, section, directive, value.to_args());
+        let server = config::ServerMark::of(parms.server);
+        here.keep(pool, section, directive, value.to_args(), server);
     }
     ptr::null()
 }
@@ -298,6 +299,7 @@ impl Place {
         section: &mut DirConfig<'p>,
         directive: &'static Directive,
         args: Vec<String>,
+        server: config::ServerMark,
     ) {
         if directive.status() == Status::NotYet {
             config::note_not_yet(directive.name(), || self.to_string());
@@ -318,7 +320,7 @@ impl Place {
             return;
         }
         if section.record() == 0 {
-            section.set_record(pool, config::new_record(written));
+            section.set_record(pool, config::new_record(written, server));
         }
         config::note(section.record(), entry);
     }

@@ -19,6 +19,7 @@ use super::bindings::{
 };
 use super::commands::text;
 use super::pool::Pool;
+use crate::config::ServerMark;
 
 /// The arguments of a configuration hook.
 #[derive(Clone, Copy)]
@@ -49,6 +50,18 @@ impl<'p> Configuring<'p> {
             next = server.next;
         }
         servers
+    }
+
+    /// Their marks, in the same order.
+    pub(crate) fn server_marks(self) -> Vec<ServerMark> {
+        let mut marks = Vec::new();
+        let mut next = self.main;
+        // SAFETY: as in `servers`.
+        while let Some(server) = unsafe { next.as_ref() } {
+            marks.push(ServerMark::of(next));
+            next = server.next;
+        }
+        marks
     }
 
     /// # Safety

@@ -90,6 +90,7 @@ pub(crate) fn post_config(configuring: Configuring<'_>) -> Result<(), Refused> {
             build: checks::installed_build(&config::globals().root),
             apache: server::apache(),
             servers: configuring.servers(),
+            marks: configuring.server_marks(),
             global: absolute_globals(configuring, collected),
         };
         config::snapshot(collected, facts)
