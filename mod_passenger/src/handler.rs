@@ -11,6 +11,7 @@ use crate::ffi::log::for_request;
 use crate::ffi::request::Request;
 use crate::mapping::{self, Mapping};
 use crate::request_body::RequestBody;
+use crate::upgrade;
 use crate::upstream::retry::{self, verdict, Failure, Verdict};
 use crate::worker::{self, Worker};
 use passenger_shm::{GroupRef, ProcessRef};
@@ -28,6 +29,8 @@ pub(crate) enum Outcome {
     Declined,
     /// A response was passed on.
     Answered,
+    /// The connection was upgraded, and is ours from now on.
+    Suspended,
     /// httpd shall answer with its page for this status.
     Status(u16),
 }
@@ -55,6 +58,9 @@ pub(crate) fn handle(r: &mut Request<'_>) -> Outcome {
 }
 
 fn serve(r: &mut Request<'_>, mapping: &Mapping) -> Result<Outcome, RequestError> {
+    if upgrade::is_requested(r) && r.client_socket().is_none() {
+        return Ok(upgrade::refuse(r));
+    }
     let app = &*mapping.app;
     let worker = worker::get().map_err(|e| RequestError::NoInstance {
         reason: e.to_string(),
@@ -62,6 +68,7 @@ fn serve(r: &mut Request<'_>, mapping: &Mapping) -> Result<Outcome, RequestError
     let globals = config::globals();
     let body = RequestBody::receive(r, mapping.buffers_upload, &globals.data_buffer_dir)?;
     let mut outbound = Outbound::new(&body, mapping, &globals.data_buffer_dir, &worker.software);
+    outbound.upgrades = upgrade::is_requested(r);
     let mut tries = Tries::new(r, &body);
     loop {
         let group = group(worker, app)?;
@@ -69,6 +76,7 @@ fn serve(r: &mut Request<'_>, mapping: &Mapping) -> Result<Outcome, RequestError
         let process = seat.process();
         match attempt(r, worker, seat, &mut outbound) {
             Ok(Answer::PassedOn) => return Ok(Outcome::Answered),
+            Ok(Answer::Upgraded) => return Ok(Outcome::Suspended),
             Ok(Answer::Override(status)) => return Ok(Outcome::Status(status)),
             Err(AttemptError::Fatal(error)) => return Err(error),
             Err(AttemptError::Truncated(reason)) => {

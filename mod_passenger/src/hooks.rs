@@ -24,4 +24,6 @@ pub(crate) fn register() {
     hooks::fixups();
     // Per request: talks to the app.
     hooks::handler();
+    // When a handler's thread leaves a connection to us: WebSockets under event.
+    hooks::suspend_connection();
 }

@@ -6,6 +6,7 @@
 //! worker process   child_init ─► worker ── hello, register ──► watchdog, agent
 //!                  fixups ─► mapping ─► apps                   (which app is this URL?)
 //!                  handler ─► request_body ─► admit ─► exchange ─► upstream ─► app process
+//!                                                      └─► upgrade   (WebSockets)
 //! ```
 //!
 //! In the order of their use: [`config`] and [`lifecycle`] run in httpd's parent; [`worker`] and
@@ -33,6 +34,7 @@ mod parent_watch;
 mod paths;
 mod request_body;
 mod spill;
+mod upgrade;
 mod upstream;
 mod worker;
 

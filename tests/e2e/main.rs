@@ -11,12 +11,16 @@
 //! * `users`: who the apps run as.
 //! * `crash`: kill -9 of each kind of process, idle, under load and in the middle of a request.
 //! * `restart`: graceful, and what stays warm.
+//! * `retry`: apps that die while they answer.
+//! * `slow`: slow clients and clients that go away.
+//! * `websocket`: connections that are upgraded.
 //! * `shipped`: the demo of `make run` and the files of `apache-conf`.
 //! * `stop`: nothing is left, whatever the apps do against it.
 //!
 //! `tests/e2e/fixtures/README.md` lists the URLs of the probe, the app that most tests run against.
 #![deny(unsafe_code)]
 
+mod clients;
 mod crash;
 mod environment;
 mod failures;
@@ -26,11 +30,14 @@ mod languages;
 mod mapping;
 mod modules;
 mod restart;
+mod retry;
 mod serve;
 mod shipped;
+mod slow;
 mod stop;
 mod tls;
 mod users;
+mod websocket;
 
 use harness::{Language, Site};
 

@@ -290,6 +290,12 @@ pub(crate) static DIRECTIVES: &[Directive] = &[
         .alias(&[c"RailsMaxInstancesPerApp"]).built(),
     global(c"PassengerResponseBufferHighWatermark", at_least(0), "134217728",
         c"bytes of a response that are buffered for a slow client").built(),
+    global(c"PassengerWebSocketPingInterval", at_least(0), "30",
+        c"seconds of silence before a WebSocket client is pinged; 0 means never")
+        .built(),
+    global(c"PassengerWebSocketDrainTime", at_least(0), "10",
+        c"seconds that WebSockets have to close when their httpd worker process ends")
+        .built(),
     global(c"PassengerUserSwitching", Flag, "on",
         c"whether an app runs as the owner of its startup file (needs root)")
         .alias(&[c"RailsUserSwitching"]).built(),

@@ -38,6 +38,10 @@ pub(crate) struct Globals {
     pub(crate) response_high_watermark: u64,
     /// Whether `X-Powered-By` names the version.
     pub(crate) show_version_in_header: bool,
+    /// Seconds between pings to a silent WebSocket client; 0: none.
+    pub(crate) websocket_ping_interval: u32,
+    /// Seconds that WebSockets may take to close when their worker process ends.
+    pub(crate) websocket_drain_time: u32,
 }
 
 /// Directives of global context whose argument is a path; relative ones are below `ServerRoot`.
@@ -82,6 +86,8 @@ impl Default for Globals {
             shutdown_timeout: 30,
             response_high_watermark: 128 * 1024 * 1024,
             show_version_in_header: true,
+            websocket_ping_interval: 30,
+            websocket_drain_time: 10,
         }
     }
 }
@@ -146,6 +152,10 @@ impl Globals {
                     set(&mut globals.response_high_watermark, value);
                 }
                 "PassengerShowVersionInHeader" => globals.show_version_in_header = value == "on",
+                "PassengerWebSocketPingInterval" => {
+                    set(&mut globals.websocket_ping_interval, value);
+                }
+                "PassengerWebSocketDrainTime" => set(&mut globals.websocket_drain_time, value),
                 "PassengerShutdownTimeout" => set(&mut globals.shutdown_timeout, value),
                 _ => {}
             }
@@ -220,5 +230,8 @@ mod tests {
         assert_eq!(row("PassengerUserSwitching") == "on", ours.user_switching);
         let watermark = ours.response_high_watermark.to_string();
         assert_eq!(row("PassengerResponseBufferHighWatermark"), watermark);
+        let (ping, drain) = (ours.websocket_ping_interval, ours.websocket_drain_time);
+        assert_eq!(row("PassengerWebSocketPingInterval"), ping.to_string());
+        assert_eq!(row("PassengerWebSocketDrainTime"), drain.to_string());
     }
 }

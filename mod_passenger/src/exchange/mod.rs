@@ -12,6 +12,7 @@ mod output;
 mod respond;
 mod send;
 mod send_file;
+mod switch;
 
 use crate::environment;
 use crate::error::RequestError;
@@ -42,6 +43,8 @@ pub(crate) struct Outbound<'a> {
     pub(crate) buffer_directory: &'a Path,
     /// `SERVER_SOFTWARE`.
     pub(crate) software: &'a str,
+    /// The client asks for a WebSocket.
+    pub(crate) upgrades: bool,
     binary: Option<RequestFrame>,
     http: Option<Vec<u8>>,
 }
@@ -59,6 +62,7 @@ impl<'a> Outbound<'a> {
             mapping,
             buffer_directory,
             software,
+            upgrades: false,
             binary: None,
             http: None,
         }
@@ -66,7 +70,7 @@ impl<'a> Outbound<'a> {
 
     /// The head for one attempt, encoded once per protocol.
     fn head(&mut self, r: &Request<'_>, protocol: Protocol, number: u64) -> &[u8] {
-        let body = self.body;
+        let (body, upgrades) = (self.body, self.upgrades);
         let facts = |body_bytes| environment::Facts {
             script_name: &self.mapping.script_name,
             software: self.software,
@@ -80,7 +84,13 @@ impl<'a> Outbound<'a> {
                     _ => body.len().unwrap_or(0),
                 };
                 self.binary
-                    .get_or_insert_with(|| environment::binary(r, facts(body.len())))
+                    .get_or_insert_with(|| {
+                        let mut head = environment::binary(r, facts(body.len()));
+                        if upgrades {
+                            switch::ask_binary(&mut head);
+                        }
+                        head
+                    })
                     .finish(number, bytes)
             }
             Protocol::Http => {
@@ -88,8 +98,13 @@ impl<'a> Outbound<'a> {
                     RequestBody::Stream(length) => *length,
                     _ => body.len(),
                 };
-                self.http
-                    .get_or_insert_with(|| environment::http(r, facts(bytes)))
+                self.http.get_or_insert_with(|| {
+                    let mut head = environment::http(r, facts(bytes));
+                    if upgrades {
+                        switch::ask_http(&mut head);
+                    }
+                    head
+                })
             }
         }
     }
@@ -99,6 +114,8 @@ impl<'a> Outbound<'a> {
 pub(crate) enum Answer {
     /// It went to the client.
     PassedOn,
+    /// The connection is not HTTP any more, and the relay's.
+    Upgraded,
     /// It was an error, and httpd shall answer with its own page for that status (`PassengerErrorOverride`).
     Override(u16),
 }
@@ -121,6 +138,10 @@ struct Attempt<'a, 's> {
     holds_seat: &'a AtomicBool,
     connection: Box<Connection>,
     client: Option<BorrowedFd<'a>>,
+    /// Only to see whether httpd gave the connection up.
+    request: Request<'a>,
+    /// An interim response was read: what comes after it is not the first byte.
+    has_spoken: bool,
 }
 
 /// Has the seat's process answer the request.
@@ -153,6 +174,8 @@ pub(crate) fn attempt(
         holds_seat: &outbound.mapping.holds_seat,
         connection,
         client,
+        request: *r,
+        has_spoken: false,
     };
     attempt.run(r, outbound, number, protocol)
 }
@@ -169,8 +192,12 @@ impl Attempt<'_, '_> {
         loop {
             let mut response = self.await_head(r, number, protocol, outbound.body)?;
             if response.is_interim {
+                self.has_spoken = true;
                 respond::interim(r, &response.head);
                 continue;
+            }
+            if response.is_tunnel || response.head.status == 101 {
+                return self.switch(r, outbound, response);
             }
             if outbound.mapping.overrides_errors && response.head.status >= 400 {
                 return self.replace(r, response, whole_body_sent);
@@ -202,7 +229,7 @@ impl Attempt<'_, '_> {
                 Ok(None) => {}
                 Err(error) => return Err(self.bad_response(error)),
             }
-            let seen = !self.connection.input().is_empty();
+            let seen = self.has_spoken || !self.connection.input().is_empty();
             match self.read_or_notice() {
                 Ok(0) if seen => {
                     self.settle();
@@ -232,7 +259,11 @@ impl Attempt<'_, '_> {
             match self.connection.read() {
                 Ok(n) => return Ok(n),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                    if self.client.is_some_and(is_gone) {
+                    // An HTTP/2 stream has no socket; httpd marks its connection when the client gives it up.
+                    if self
+                        .client
+                        .map_or_else(|| self.request.is_aborted(), is_gone)
+                    {
                         return Err(Interruption::ClientGone);
                     }
                     if self.is_process_dead() {
@@ -314,6 +345,8 @@ struct Response {
     body: BodyDecoder,
     keeps_alive: bool,
     is_interim: bool,
+    /// Status 101 on a connection that is all the stream's from now on.
+    is_tunnel: bool,
 }
 
 fn parse(
@@ -326,17 +359,14 @@ fn parse(
         let Some(parsed) = http1::parse_head(input, is_head)? else {
             return Ok(None);
         };
-        if parsed.head.status == 101 {
-            return Err(HeadError::BadHttp {
-                reason: "101 without an upgrade request".into(),
-            });
-        }
-        let is_interim = parsed.head.status < 200;
+        let is_tunnel = parsed.head.status == 101;
+        let is_interim = parsed.head.status < 200 && !is_tunnel;
         let response = Response {
             head: parsed.head,
             body: parsed.body,
             keeps_alive: parsed.keeps_alive,
             is_interim,
+            is_tunnel,
         };
         return Ok(Some((response, parsed.consumed)));
     }
@@ -363,12 +393,14 @@ fn parse(
         n => BodyDecoder::Length(n),
     };
     let keeps_alive = !header.is_last && !header.is_raw;
+    let is_tunnel = header.is_raw && head.status == 101;
     Ok(Some((
         Response {
             head,
             body,
             keeps_alive,
             is_interim: header.is_interim,
+            is_tunnel,
         },
         end,
     )))

@@ -2,7 +2,8 @@
 //!
 //! The thread that writes here is the only reader of the app, so no write may block while the app has
 //! not finished (design-review B8): small pieces go to httpd's filters while they hold nothing back, the
-//! rest waits in a spill.
+//! rest waits in a spill. Where the connection gives no sign of being slow (an HTTP/2 stream, a subrequest)
+//! everything waits there, until the app is done or pauses: httpd takes one bucket of any size at once.
 
 use crate::ffi::brigade::{self, ClientLost};
 use crate::ffi::request::Request;
@@ -12,6 +13,12 @@ use std::path::Path;
 
 /// Most bytes handed to httpd at once; below its flush threshold of 64 KiB, over which it would block.
 const PIECE_BYTES: usize = 48 * 1024;
+/// What is left at the end must fit under httpd's threshold, or be a file (httpd-notes section 5).
+const MEMORY_BYTES: usize = PIECE_BYTES / 2;
+/// The same where there is no such threshold.
+const GATHERED_BYTES: usize = 256 * 1024;
+/// How long an app must be silent to count as pausing where passing on may block.
+const PAUSE_MS: u16 = 20;
 
 /// Why output ended early.
 #[derive(Debug)]
@@ -31,9 +38,10 @@ impl From<ClientLost> for OutputError {
 /// Where a response's bytes go.
 pub(super) struct Output<'d> {
     spill: Spill<'d>,
-    /// Without a socket of its own (h2 stream, subrequest) a connection gives no sign of being slow; there
-    /// bytes are passed on at once and the thread may wait.
+    directory: &'d Path,
     has_socket: bool,
+    /// Most bytes held back before the app must wait, or httpd be given them.
+    bound: u64,
     discards: bool,
     /// Nothing is passed on before the app is done: a filter (mod_include) will make requests of its own.
     holds_all: bool,
@@ -48,11 +56,13 @@ impl<'d> Output<'d> {
         has_socket: bool,
         discards: bool,
         holds_all: bool,
+        bound: u64,
     ) -> Self {
         Self {
-            // What is left at the end must fit under httpd's threshold, or be a file (httpd-notes section 5).
-            spill: Spill::new(directory, PIECE_BYTES / 2),
+            spill: new_spill(directory, has_socket),
+            directory,
             has_socket,
+            bound,
             discards,
             holds_all,
             is_unflushed: false,
@@ -75,6 +85,20 @@ impl<'d> Output<'d> {
         self.spill.len()
     }
 
+    /// Whether the app must wait: more is held back than may be.
+    pub(super) fn is_full(&self) -> bool {
+        self.held_back() >= self.bound
+    }
+
+    /// How long the app must be silent before [`Output::flush`] is due, in milliseconds.
+    pub(super) fn pause(&self) -> u16 {
+        if self.has_socket {
+            0
+        } else {
+            PAUSE_MS
+        }
+    }
+
     /// Whether the client must take something before more can be passed on.
     pub(super) fn awaits_client(&self, r: &Request<'_>) -> bool {
         self.has_socket && !self.holds_all && (r.has_pending_output() || !self.spill.is_empty())
@@ -85,16 +109,31 @@ impl<'d> Output<'d> {
         if bytes.is_empty() || self.discards {
             return Ok(());
         }
-        if self.holds_all {
+        if self.gathers() {
+            self.is_unflushed = !self.holds_all;
             return self.spill.push(bytes).map_err(OutputError::Spill);
-        }
-        if !self.has_socket {
-            return self.pass(r, bytes);
         }
         if self.spill.is_empty() && bytes.len() <= PIECE_BYTES && !r.has_pending_output() {
             return self.pass(r, bytes);
         }
         self.spill.push(bytes).map_err(OutputError::Spill)
+    }
+
+    /// Whether everything waits for the app's end, or its pause.
+    fn gathers(&self) -> bool {
+        self.holds_all || !self.has_socket
+    }
+
+    /// Passes on all that was gathered, as one bucket. Blocks when httpd has not got rid of the one before.
+    fn pass_gathered(&mut self, r: &mut Request<'_>, flush: bool) -> Result<(), OutputError> {
+        let next = new_spill(self.directory, self.has_socket);
+        let rest = std::mem::replace(&mut self.spill, next).into_rest();
+        self.has_passed = true;
+        let end = brigade::Output {
+            flush,
+            ..Default::default()
+        };
+        Ok(write_rest(r, rest, end)?)
     }
 
     fn pass(&mut self, r: &mut Request<'_>, bytes: &[u8]) -> Result<(), OutputError> {
@@ -111,8 +150,11 @@ impl<'d> Output<'d> {
 
     /// Moves on what the client takes without waiting.
     pub(super) fn pump(&mut self, r: &mut Request<'_>) -> Result<(), OutputError> {
-        if !self.has_socket || self.holds_all {
-            return Ok(());
+        if self.gathers() {
+            return match self.is_full() {
+                true => self.pass_gathered(r, false),
+                false => Ok(()),
+            };
         }
         brigade::push_pending(r)?;
         while !self.spill.is_empty() && !r.has_pending_output() {
@@ -126,6 +168,10 @@ impl<'d> Output<'d> {
 
     /// The app pauses: the client gets what is there, if it takes it without waiting.
     pub(super) fn flush(&mut self, r: &mut Request<'_>) -> Result<(), OutputError> {
+        if self.gathers() {
+            self.is_unflushed = false;
+            return self.pass_gathered(r, true);
+        }
         self.pump(r)?;
         if !self.awaits_client(r) {
             self.has_passed = true;
@@ -156,46 +202,50 @@ impl<'d> Output<'d> {
             )?);
         }
         self.spill.push(last).map_err(OutputError::Spill)?;
-        let end = match self.spill.into_rest() {
-            Rest::File(fd, offset, len) => brigade::write(
-                r,
-                brigade::Output {
-                    file: Some((fd, offset, len)),
-                    end: true,
-                    ..Default::default()
-                },
-            ),
-            Rest::Memory(bytes, from) => brigade::write(
-                r,
-                brigade::Output {
-                    data: &bytes[from..],
-                    end: true,
-                    ..Default::default()
-                },
-            ),
-            Rest::Nothing => brigade::write(
-                r,
-                brigade::Output {
-                    end: true,
-                    ..Default::default()
-                },
-            ),
+        let end = brigade::Output {
+            end: true,
+            ..Default::default()
         };
-        Ok(end?)
+        Ok(write_rest(r, self.spill.into_rest(), end)?)
     }
 
     /// The response is broken off after its head: passes what is there, then makes the client notice.
     pub(super) fn truncate(self, r: &mut Request<'_>) {
-        let mut output = brigade::Output {
+        let end = brigade::Output {
             truncated: true,
             ..Default::default()
         };
-        let rest = self.spill.into_rest();
-        match rest {
-            Rest::File(fd, offset, len) => output.file = Some((fd, offset, len)),
-            Rest::Memory(ref bytes, from) => output.data = &bytes[from..],
-            Rest::Nothing => {}
-        }
-        let _ = brigade::write(r, output);
+        // A client that is gone need not be told.
+        let _ = write_rest(r, self.spill.into_rest(), end);
+    }
+}
+
+fn new_spill(directory: &Path, has_socket: bool) -> Spill<'_> {
+    let memory = if has_socket {
+        MEMORY_BYTES
+    } else {
+        GATHERED_BYTES
+    };
+    Spill::new(directory, memory)
+}
+
+/// Hands all that a spill held to httpd in one brigade, then what `end` says.
+fn write_rest(r: &mut Request<'_>, rest: Rest, end: brigade::Output<'_>) -> Result<(), ClientLost> {
+    match rest {
+        Rest::File(fd, offset, len) => brigade::write(
+            r,
+            brigade::Output {
+                file: Some((fd, offset, len)),
+                ..end
+            },
+        ),
+        Rest::Memory(bytes, from) => brigade::write(
+            r,
+            brigade::Output {
+                data: &bytes[from..],
+                ..end
+            },
+        ),
+        Rest::Nothing => brigade::write(r, end),
     }
 }

@@ -16,6 +16,8 @@ use std::os::fd::AsFd;
 
 /// How long a wait for the app lasts before the process word is looked at.
 const SLICE_MS: u16 = 1000;
+/// The same where only httpd can say that the client left (an HTTP/2 stream has no socket to poll).
+const STREAM_SLICE_MS: u16 = 250;
 
 /// Forwards 103 Early Hints; other 1xx concern the hop to the app only. HTTP/1.0 and subrequests get none.
 pub(super) fn interim(r: &mut Request<'_>, head: &ResponseHead) {
@@ -55,6 +57,7 @@ impl Attempt<'_, '_> {
             has_socket,
             discards,
             r.has_output_filter(b"includes"),
+            crate::config::globals().response_high_watermark,
         );
         let mut budget = Budget::new(&head, &decoder, discards);
         let mut gathered = Vec::new();
@@ -195,7 +198,7 @@ impl Attempt<'_, '_> {
             if let Err(e) = output.pump(r) {
                 return Err(self.output_failed(r, e));
             }
-            let is_full = output.held_back() >= crate::config::globals().response_high_watermark;
+            let is_full = output.is_full();
             let app = if is_full {
                 PollFlags::empty()
             } else {
@@ -211,7 +214,11 @@ impl Attempt<'_, '_> {
                 fds.push(PollFd::new(client, wants | LEFT));
             }
             let flushes = output.is_unflushed() && !output.awaits_client(r);
-            let timeout = if flushes { 0 } else { SLICE_MS };
+            let timeout = match self.client {
+                _ if flushes => output.pause(),
+                Some(_) => SLICE_MS,
+                None => STREAM_SLICE_MS,
+            };
             match poll(&mut fds, PollTimeout::from(timeout)) {
                 Err(nix::errno::Errno::EINTR) => continue,
                 Err(e) => return Err(self.output_failed(r, OutputError::Spill(e.into()))),
@@ -225,7 +232,7 @@ impl Attempt<'_, '_> {
                 Ok(_) => {}
             }
             let app = fds[0].revents().unwrap_or(PollFlags::empty());
-            if fds.get(1).is_some_and(has_left) {
+            if fds.get(1).is_some_and(has_left) || r.is_aborted() {
                 return Err(self.output_failed(r, OutputError::Client));
             }
             if !is_full && !app.is_empty() {

@@ -215,25 +215,34 @@ pub(crate) fn push_pending(r: &mut Request<'_>) -> Result<(), ClientLost> {
     if !r.has_pending_output() {
         return Ok(());
     }
-    // SAFETY: the chain belongs to the request's connection; walking `next` ends at the core's filter.
+    // SAFETY: the connection of the running request, used by this thread.
+    let status = unsafe { push_connection((*r.as_ptr()).connection) };
+    verdict(r, status)
+}
+
+/// Writes what the connection's filters hold, as far as the client takes it without blocking.
+///
+/// # Safety
+/// `conn` is alive and used by this thread only.
+pub(super) unsafe fn push_connection(conn: *mut c::conn_rec) -> c::apr_status_t {
+    // SAFETY: the chain belongs to the connection; walking `next` ends at the core's filter.
     let last = unsafe {
-        let mut filter = (*(*r.as_ptr()).connection).output_filters;
+        let mut filter = (*conn).output_filters;
         while !filter.is_null() && !(*filter).next.is_null() {
             filter = (*filter).next;
         }
         filter
     };
     if last.is_null() {
-        return Ok(());
+        return 0;
     }
     // SAFETY: a live filter, whose registration lives as long as its module; it is an output filter.
     let Some(write) = (unsafe { (*(*last).frec).filter_func.out_func }) else {
-        return Ok(());
+        return 0;
     };
     // Not through `ap_pass_brigade`, which looks into the brigade (it crashed httpd).
     // SAFETY: NULL is the core output filter's "push what you have", as httpd's MPMs use it.
-    let status = unsafe { write(last, std::ptr::null_mut()) };
-    verdict(r, status)
+    unsafe { write(last, std::ptr::null_mut()) }
 }
 
 fn pass(r: &mut Request<'_>, brigade: *mut c::apr_bucket_brigade) -> Result<(), ClientLost> {

@@ -6,6 +6,7 @@ use std::ptr;
 use super::barrier::guard;
 use super::bindings as c;
 use super::pool::Pool;
+use super::relay::{self, on_suspend_connection};
 use super::request::Request;
 use super::server::Configuring;
 use crate::config::DirConfig;
@@ -17,6 +18,7 @@ const OK: c_int = c::OK as c_int;
 #[allow(clippy::cast_possible_wrap)] // 500
 const FAILED: c_int = c::HTTP_INTERNAL_SERVER_ERROR as c_int;
 const DECLINED: c_int = c::DECLINED;
+const SUSPENDED: c_int = c::SUSPENDED;
 #[allow(clippy::cast_possible_wrap)] // 10
 const MIDDLE: c_int = c::APR_HOOK_MIDDLE as c_int;
 #[allow(clippy::cast_possible_wrap)] // 0
@@ -71,6 +73,11 @@ register!(end_generation, ap_hook_end_generation, on_end_generation);
 register!(child_init, ap_hook_child_init, on_child_init);
 register!(dirwalk_stat, ap_hook_dirwalk_stat, on_dirwalk_stat);
 register!(handler, ap_hook_handler, on_handler);
+register!(
+    suspend_connection,
+    ap_hook_suspend_connection,
+    on_suspend_connection
+);
 
 pub(crate) fn fixups() {
     let (before, after) = (BEFORE_US.0.as_ptr(), AFTER_US.0.as_ptr());
@@ -155,8 +162,11 @@ unsafe extern "C" fn on_end_generation(_main: *mut c::server_rec, generation: c:
     });
 }
 
-unsafe extern "C" fn on_child_init(_pchild: *mut c::apr_pool_t, _main: *mut c::server_rec) {
-    guard((), worker::child_init);
+unsafe extern "C" fn on_child_init(pchild: *mut c::apr_pool_t, _main: *mut c::server_rec) {
+    guard((), || {
+        worker::child_init();
+        relay::stop_relay_with(pchild);
+    });
 }
 
 unsafe extern "C" fn on_fixups(r: *mut c::request_rec) -> c_int {
@@ -190,6 +200,7 @@ unsafe extern "C" fn on_handler(r: *mut c::request_rec) -> c_int {
         match handler::handle(&mut request) {
             Outcome::Declined => DECLINED,
             Outcome::Answered => OK,
+            Outcome::Suspended => SUSPENDED,
             Outcome::Status(status) => c_int::from(status),
         }
     })

@@ -13,6 +13,8 @@ pub(crate) mod module;
 pub(crate) mod pool;
 pub(crate) mod process;
 pub(crate) mod published;
+pub(crate) mod relay;
+pub(crate) mod relay_epoll;
 pub(crate) mod request;
 pub(crate) mod retained;
 pub(crate) mod sendfile;

@@ -13,6 +13,9 @@ use super::bindings::{
     SERVER_BUSY_WRITE,
 };
 
+/// Of our threads; the relay calls httpd's filters, TLS included.
+const STACK_BYTES: usize = 512 * 1024;
+
 /// Stops accepting connections in this process.
 pub(crate) fn close_listeners() {
     // SAFETY: closes httpd's own listening sockets; callable at any time in parent and children.
@@ -73,7 +76,7 @@ pub(crate) fn spawn_signal_blocked(
     // The thread inherits the mask of its creator.
     let result = std::thread::Builder::new()
         .name(name.to_owned())
-        .stack_size(128 * 1024)
+        .stack_size(STACK_BYTES)
         .spawn(move || guard((), body));
     // SAFETY: restores what was saved above.
     unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const before, std::ptr::null_mut()) };

@@ -73,6 +73,12 @@ impl Connection {
         let _ = self.stream.shutdown(std::net::Shutdown::Write);
     }
 
+    /// The socket alone, and unused input.
+    pub(crate) fn into_parts(self) -> (UnixStream, Vec<u8>) {
+        let unused = self.input().to_vec();
+        (self.stream, unused)
+    }
+
     /// Unused input.
     pub(crate) fn input(&self) -> &[u8] {
         &self.buffer[self.start..self.end]

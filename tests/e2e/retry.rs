@@ -1,0 +1,167 @@
+//! Apps that die while they answer: what may be sent again, and what a client sees of a response that was
+//! broken off.
+
+use crate::clients::{with_h2, Program};
+use harness::{App, Language, Mpm, Request, Server, Setup, Site};
+use std::fs;
+use std::io;
+
+/// Counts executions in a file, then dies: `/always`, `/once` (the first time), `/hinted` (after an interim
+/// response), `/in-head` (within the response's head), `/length` and `/chunked` (within the body, when `gate` is
+/// there).
+const NODE: &str = r"
+const fs = require('fs');
+const die = () => process.kill(process.pid, 'SIGKILL');
+const dieAtGate = () => (fs.existsSync('gate') ? die() : setTimeout(dieAtGate, 5));
+require('http').createServer((request, response) => {
+  request.on('data', () => {}).on('end', () => {
+    fs.appendFileSync('executions', 'x');
+    const count = fs.statSync('executions').size;
+    switch (request.url) {
+      case '/always': return die();
+      case '/once': return count === 1 ? die() : response.end('second');
+      case '/hinted': return response.writeEarlyHints({ link: '</a.css>; rel=preload' }, () => setTimeout(die, 50));
+      case '/in-head': return response.socket.write('HTTP/1.1 200 O', () => setTimeout(die, 50));
+      case '/length': response.setHeader('Content-Length', 100); // falls through
+      default: response.write('0123456789'); return dieAtGate();
+    }
+  });
+}).listen(3000);
+";
+
+const PYTHON: &str = r"
+import os, signal, time
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def application(env, start_response):
+    env['wsgi.input'].read()
+    with open('executions', 'a') as file:
+        file.write('x')
+    path, count = env['PATH_INFO'], os.path.getsize('executions')
+    if path == '/always' or path == '/once' and count == 1:
+        die()
+    if path == '/once':
+        start_response('200 OK', [])
+        return [b'second']
+    start_response('200 OK', [('Content-Length', '100')] if path == '/length' else [])
+    return dying()
+
+def dying():
+    yield b'0123456789'
+    while not os.path.exists('gate'):
+        time.sleep(0.005)
+    die()
+";
+
+/// One app per protocol.
+const APPS: [(Language, &str); 2] = [(Language::Node, NODE), (Language::Python, PYTHON)];
+
+fn server(mpm: Mpm, (language, source): (Language, &str)) -> Server {
+    let site = Site::new("app", App::inline(language, source));
+    Setup::default().mpm(mpm).site(site).start()
+}
+
+fn executions(server: &Server) -> usize {
+    let file = server.app_root("app").join("executions");
+    fs::read(file).map_or(0, |bytes| bytes.len())
+}
+
+#[test]
+fn a_get_that_killed_its_process_is_sent_once_more() {
+    for app in APPS {
+        let server = server(Mpm::Event, app);
+        assert_eq!(server.get("app", "/once").ok(), "second");
+        assert_eq!(executions(&server), 2, "{:?}", app.0);
+    }
+}
+
+#[test]
+fn a_get_that_kills_every_process_is_given_up_after_the_second() {
+    for app in APPS {
+        let server = server(Mpm::Event, app);
+        assert_eq!(server.get("app", "/always").status, 502);
+        assert_eq!(executions(&server), 2, "{:?}", app.0);
+    }
+}
+
+#[test]
+fn a_post_that_may_have_run_is_never_sent_again() {
+    for app in APPS {
+        for body in [&b""[..], b"body"] {
+            let server = server(Mpm::Event, app);
+            assert_eq!(server.post("app", "/always", body).status, 502);
+            assert_eq!(executions(&server), 1, "{:?} {body:?}", app.0);
+        }
+    }
+}
+
+#[test]
+fn a_put_is_sent_again_with_its_body_if_that_was_kept() {
+    for app in APPS {
+        let server = server(Mpm::Event, app);
+        let put = Request::new("PUT", "/always").header("Content-Length", "0");
+        assert_eq!(server.request("app", &put).status, 502);
+        assert_eq!(executions(&server), 2, "{:?}", app.0);
+    }
+    for (language, source) in APPS {
+        let site =
+            Site::new("app", App::inline(language, source)).with("PassengerBufferUpload off");
+        let server = Setup::of(site).start();
+        let mut client = server.client("app");
+        client
+            .send(&Request::new("PUT", "/always").header("Content-Length", "4"))
+            .expect("send the head");
+        client.send_bytes(b"body").expect("send the body");
+        assert_eq!(client.response().expect("a response").status, 502);
+        assert_eq!(
+            executions(&server),
+            1,
+            "{language:?}: the body was not kept"
+        );
+    }
+}
+
+#[test]
+fn a_request_of_which_a_byte_was_answered_is_never_sent_again() {
+    for target in ["/hinted", "/in-head"] {
+        let server = server(Mpm::Event, APPS[0]);
+        assert_eq!(server.get("app", target).status, 502, "{target}");
+        assert_eq!(executions(&server), 1, "{target}");
+    }
+}
+
+#[test]
+fn a_response_whose_app_died_looks_cut_and_not_complete() {
+    for mpm in Mpm::ALL {
+        for app in APPS {
+            for target in ["/length", "/chunked"] {
+                let server = server(mpm, app);
+                let mut client = server.client("app");
+                client
+                    .send(&Request::get(target))
+                    .expect("send the request");
+                client.response_head().expect("the head");
+                assert_eq!(client.body_piece().expect("the first piece"), b"0123456789");
+                server.touch("app", "gate");
+                let end = client.body_piece().expect_err("the response is cut");
+                assert_eq!(end.kind(), io::ErrorKind::UnexpectedEof, "{mpm:?} {target}");
+                assert_eq!(executions(&server), 1);
+            }
+        }
+    }
+}
+
+#[test]
+fn an_h2_client_sees_that_its_response_was_cut() {
+    for target in ["/length", "/chunked"] {
+        let site = Site::new("app", App::inline(Language::Node, NODE));
+        let server = with_h2(Setup::of(site)).start();
+        let mut client = Program::h2(&server, "app", target);
+        assert_eq!(client.bytes_of(10), b"0123456789");
+        server.touch("app", "gate");
+        let (rest, is_content) = client.rest();
+        assert_eq!((rest.as_slice(), is_content), (&b""[..], false), "{target}");
+    }
+}

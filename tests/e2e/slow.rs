@@ -1,0 +1,246 @@
+//! Slow clients, and clients that go away: what they may and may not occupy.
+//!
+//! Loopback sockets swallow a few megabytes, so a response counts as large from [`LARGE`] on.
+
+use crate::clients::{resident_kib, with_h2, with_tls, Program};
+use harness::wait::PATIENCE;
+use harness::{until, App, Language, Mpm, Request, Server, Setup, Site};
+
+/// Bytes of a response that no socket buffer holds.
+const LARGE: usize = 16 << 20;
+
+/// Writes `/big?BYTES` in pieces; `/stream` waits for a file between two pieces; `/compute` notes in files that it
+/// began, and that nobody waits for it any more.
+const APP: &str = r"
+const fs = require('fs');
+const http = require('http');
+const piece = Buffer.alloc(65536, '0123456789abcdef');
+
+function big(response, left) {
+  while (left > 0) {
+    const next = left < piece.length ? piece.subarray(0, left) : piece;
+    left -= next.length;
+    if (!response.write(next)) return response.once('drain', () => big(response, left));
+  }
+  return response.end();
+}
+
+function compute(response) {
+  fs.writeFileSync('begun', '');
+  response.on('close', () => fs.writeFileSync(response.writableEnded ? 'answered' : 'noticed', ''));
+}
+
+function stream(response) {
+  response.write('one\n');
+  const look = () => (fs.existsSync('gate') ? response.end('two\n') : setTimeout(look, 5));
+  look();
+}
+
+http.createServer((request, response) => {
+  const [path, query] = request.url.split('?');
+  if (path === '/big') return big(response, Number(query));
+  if (path === '/compute') return compute(response);
+  if (path === '/stream') return stream(response);
+  return request.on('data', () => {}).on('end', () => response.end('small'));
+}).listen(3000);
+";
+
+/// The same in an app that can do one thing at a time, so that being occupied shows.
+const SINGLE: &str = r"
+def application(env, start_response):
+    if env['PATH_INFO'] != '/big':
+        start_response('200 OK', [('Content-Length', '5')])
+        return [b'small']
+    start_response('200 OK', [])
+    return pieces(int(env['QUERY_STRING']))
+
+def pieces(left):
+    while left > 0:
+        piece = (b'0123456789abcdef' * 4096)[:left]
+        left -= len(piece)
+        yield piece
+";
+
+fn site() -> Site {
+    Site::new("slow", App::inline(Language::Node, APP))
+}
+
+/// An app with one process for one request at a time.
+fn single() -> Site {
+    Site::new("slow", App::inline(Language::Python, SINGLE))
+}
+
+fn one_process(mpm: Mpm) -> Setup {
+    Setup::default().mpm(mpm).with("PassengerMaxPoolSize 1")
+}
+
+fn is_large_body(body: &[u8]) -> bool {
+    body.len() == LARGE && body.chunks(16).all(|chunk| chunk == b"0123456789abcdef")
+}
+
+/// Five clients that asked for a large response and read no more than its head.
+fn slow_readers(server: &Server) -> Vec<harness::Client> {
+    (0..5)
+        .map(|_| {
+            let mut client = server.client("slow");
+            client
+                .send(&Request::get(&format!("/big?{LARGE}")))
+                .expect("send the request");
+            let (status, _) = client.response_head().expect("the head");
+            assert_eq!(status, 200);
+            client
+        })
+        .collect()
+}
+
+fn read_all(mut client: harness::Client) -> Vec<u8> {
+    let mut body = Vec::new();
+    loop {
+        let piece = client.body_piece().expect("the next piece");
+        if piece.is_empty() {
+            return body;
+        }
+        body.extend_from_slice(&piece);
+    }
+}
+
+#[test]
+fn a_slow_reader_occupies_no_process() {
+    for mpm in Mpm::ALL {
+        let server = one_process(mpm).site(single()).start();
+        let readers = slow_readers(&server);
+        assert_eq!(server.get("slow", "/").ok(), "small", "{mpm:?}");
+        for reader in readers {
+            assert!(is_large_body(&read_all(reader)), "{mpm:?}: not the body");
+        }
+    }
+}
+
+#[test]
+fn a_slow_reader_occupies_no_thread_under_event() {
+    let server = one_process(Mpm::Event)
+        .with("StartServers 1\nServerLimit 1\nThreadsPerChild 3\nMaxRequestWorkers 3")
+        .site(single())
+        .start();
+    // More of them than there are threads.
+    let readers = slow_readers(&server);
+    assert_eq!(server.get("slow", "/").ok(), "small");
+    for reader in readers {
+        assert!(is_large_body(&read_all(reader)), "not the body");
+    }
+}
+
+#[test]
+fn a_slow_reader_over_tls_occupies_no_process() {
+    let server = with_tls(one_process(Mpm::Event), single()).start();
+    let request =
+        |target: &str| format!("GET {target} HTTP/1.1\r\nHost: slow\r\nConnection: close\r\n\r\n");
+    let mut readers: Vec<_> = (0..3).map(|_| Program::tls(&server, "slow")).collect();
+    for reader in &mut readers {
+        reader.send(request(&format!("/big?{LARGE}")).as_bytes());
+        assert_eq!(reader.head(), "HTTP/1.1 200 OK");
+    }
+    let mut quick = Program::tls(&server, "slow");
+    quick.send(request("/").as_bytes());
+    assert_eq!(quick.head(), "HTTP/1.1 200 OK");
+    assert_eq!(quick.bytes_of(5), b"small");
+}
+
+#[test]
+fn a_slow_reader_over_h2_occupies_no_process() {
+    let server = with_h2(one_process(Mpm::Event)).site(single()).start();
+    let mut readers: Vec<_> = (0..3)
+        .map(|_| Program::h2(&server, "slow", &format!("/big?{}", 4 * LARGE)))
+        .collect();
+    for reader in &mut readers {
+        assert_eq!(reader.bytes_of(16), b"0123456789abcdef");
+    }
+    assert_eq!(server.get("slow", "/").ok(), "small");
+    let (rest, is_whole) = readers.remove(0).rest();
+    assert_eq!((rest.len(), is_whole), (4 * LARGE - 16, true));
+}
+
+#[test]
+fn a_stream_over_h2_and_tls_arrives_while_the_app_pauses() {
+    let server = with_h2(Setup::default()).site(site()).start();
+    let mut client = Program::h2(&server, "slow", "/stream");
+    assert_eq!(client.line(), "one");
+    server.touch("slow", "gate");
+    assert_eq!(client.line(), "two");
+    assert_eq!(client.rest(), (Vec::new(), true));
+
+    let server = with_tls(Setup::default(), site()).start();
+    let mut client = Program::tls(&server, "slow");
+    client.send(b"GET /stream HTTP/1.0\r\nHost: slow\r\n\r\n");
+    client.head();
+    assert_eq!(client.line(), "one");
+    server.touch("slow", "gate");
+    assert_eq!(client.line(), "two");
+}
+
+#[test]
+fn a_slow_upload_occupies_no_process() {
+    for mpm in Mpm::ALL {
+        let server = one_process(mpm).site(single()).start();
+        let uploads: Vec<_> = (0..5)
+            .map(|_| {
+                let mut client = server.client("slow");
+                let head = Request::new("POST", "/").header("Content-Length", "1000");
+                client.send(&head).expect("send the head");
+                client.send_bytes(b"a few bytes").expect("send a little");
+                client
+            })
+            .collect();
+        assert_eq!(server.get("slow", "/").ok(), "small", "{mpm:?}");
+        for mut upload in uploads {
+            upload.send_bytes(&[b'x'; 989]).expect("send the rest");
+            assert_eq!(upload.response().expect("a response").ok(), "small");
+        }
+    }
+}
+
+#[test]
+fn an_app_learns_that_nobody_waits_for_its_answer() {
+    for mpm in Mpm::ALL {
+        let server = Setup::default().mpm(mpm).site(site()).start();
+        let mut client = server.client("slow");
+        client
+            .send(&Request::get("/compute"))
+            .expect("send the request");
+        server.await_file("slow", "begun");
+        client.abort();
+        server.await_file("slow", "noticed");
+    }
+}
+
+#[test]
+fn an_app_learns_that_an_h2_client_is_gone() {
+    let server = with_h2(Setup::default()).site(site()).start();
+    let client = Program::h2(&server, "slow", "/compute");
+    server.await_file("slow", "begun");
+    drop(client);
+    server.await_file("slow", "noticed");
+}
+
+#[test]
+fn slow_readers_cost_no_memory_worth_mentioning() {
+    let server = one_process(Mpm::Event)
+        .with("StartServers 1\nServerLimit 1\nThreadsPerChild 16\nMaxRequestWorkers 16")
+        .site(single())
+        .start();
+    assert_eq!(server.get("slow", "/").ok(), "small");
+    let resident = || -> usize { server.workers().iter().map(|pid| resident_kib(*pid)).sum() };
+    let before = resident();
+    let readers = slow_readers(&server);
+    // All five have been taken from the app completely.
+    assert_eq!(server.get("slow", "/").ok(), "small");
+    let more = resident().saturating_sub(before);
+    assert!(
+        more < 8 * 1024,
+        "5 × {LARGE} bytes held back cost {more} KiB"
+    );
+    drop(readers);
+    until("the readers to be forgotten", PATIENCE, || {
+        server.get("slow", "/").status == 200
+    });
+}
