@@ -4,6 +4,7 @@
 PREFIX ?= /opt/passenger
 DESTDIR ?=
 PORT ?= 8080
+PYTHON ?= python3
 
 # cargo honours CARGO_TARGET_DIR; so does everything here.
 TARGET := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
@@ -45,9 +46,14 @@ stage:
 root := $(DESTDIR)$(PREFIX)
 put = install -D -m $(1) $(2) '$(root)/$(3).new' && mv -f '$(root)/$(3).new' '$(root)/$(3)'
 
+# Apps' users cannot write bytecode beside the loaders, and compiling at each start takes half as long as Python's own start.
+compile_python = ! command -v $(PYTHON) >/dev/null || $(PYTHON) -m compileall -q --invalidation-mode checked-hash \
+	-s '$(DESTDIR)' '$(root)/share/passenger/loaders/passenger_python' || true
+
 install: build
 	@$(call put,0755,$(TARGET)/release/passenger-watchdog,libexec/passenger-watchdog)
 	@$(call put,0755,$(TARGET)/release/passenger-helper-agent,libexec/passenger-helper-agent)
 	@$(foreach file,$(LOADERS),$(call put,0644,helper-agent/loaders/$(file),share/passenger/loaders/$(file)) &&) true
+	@$(compile_python)
 	@$(call put,0644,$(TARGET)/release/libmod_passenger.so,modules/mod_passenger.so)
 	@echo 'installed in $(root)'

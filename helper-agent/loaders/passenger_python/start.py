@@ -1,16 +1,16 @@
 """The start of a Python process: the control socket, what the agent wants, loading the startup file. Which kind of
 server the application gets is for the loaders to say (wsgi-loader.py, asgi-loader.py).
+
+What only a failure needs is imported there: `traceback` alone takes as long as half of the interpreter's start.
 """
 
 import faulthandler
 import importlib.machinery
-import importlib.util
 import os
 import signal
 import socket
 import sys
-import traceback
-
+import types
 
 # In the flags of a function's code, if it was defined by `async def`; the module inspect is slow to import.
 CO_COROUTINE = 0x80
@@ -92,6 +92,7 @@ class Start:
         try:
             return load(self._module_name, self.settings.startup_file, names)
         except BaseException as error:  # whatever it was, the administrator must read it
+            import traceback
             traceback.print_exc()
             self.fail(explain(error, self.settings.startup_file))
 
@@ -121,7 +122,12 @@ def forget_in_child(server):
 def load(module_name, startup_file, names):
     """Runs the startup file as a module of that name and returns its application."""
     loader = importlib.machinery.SourceFileLoader(module_name, startup_file)
-    module = importlib.util.module_from_spec(importlib.util.spec_from_loader(module_name, loader))
+    module = types.ModuleType(module_name)
+    module.__file__ = startup_file
+    module.__loader__ = loader
+    module.__package__ = ""
+    module.__spec__ = importlib.machinery.ModuleSpec(module_name, loader, origin=startup_file)
+    module.__spec__.has_location = True
     sys.modules[module_name] = module
     loader.exec_module(module)
     for name in names:
@@ -135,6 +141,7 @@ def explain(error, startup_file):
     """One sentence for the administrator."""
     if isinstance(error, SystemExit):
         return "{} called exit (status {}) while it was loaded".format(startup_file, error.code)
+    import traceback
     frames = [frame for frame in traceback.extract_tb(error.__traceback__)
               if frame.filename != __file__ and not frame.filename.startswith("<frozen")]
     place = " ({}:{})".format(frames[-1].filename, frames[-1].lineno) if frames else ""

@@ -1,17 +1,16 @@
 """Serves one WSGI application (PEP 3333) to Apache's workers: the loop over all connections. What happens on one
 connection is in wsgi_connection.py.
+
+Threads, and what only a failure needs, are imported there: a small application starts in little more than its interpreter.
 """
 
 import errno
 import os
-import queue
 import select
 import socket
 import struct
 import sys
-import threading
 import time
-import traceback
 
 from .wsgi_connection import Connection, FileWrapper
 
@@ -48,6 +47,8 @@ class Server:
         # Requests in execution, only with threads: the loop itself never looks while it executes one.
         self._executing = {}
         if self._threaded:
+            import queue
+            import threading
             self._queue = queue.SimpleQueue()
             self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(settings.threads)]
             for thread in self._threads:
@@ -59,6 +60,7 @@ class Server:
         self._drain()
 
     def log_exception(self, environ):
+        import traceback
         where = ""
         if environ:
             where = "{} {}: ".format(environ.get("REQUEST_METHOD"), environ.get("REQUEST_URI"))
@@ -205,6 +207,7 @@ class Server:
             try:
                 again = connection.answer(self._application)
             except BaseException:  # an exit would only end this thread, and nobody would see the pool shrink
+                import traceback
                 traceback.print_exc()
                 os._exit(1)
             del self._executing[connection]
