@@ -131,6 +131,23 @@ pub fn peer_socket(server_port: u16, client_port: u16) -> Option<String> {
     })
 }
 
+/// How many connections to that port of this machine a server has not closed yet.
+#[must_use]
+pub fn open_connections(server_port: u16) -> usize {
+    /// `TCP_TIME_WAIT` and `TCP_LISTEN`, the states in which no process has a connection.
+    const OF_NOBODY: [&str; 2] = ["06", "0A"];
+    let table = fs::read_to_string("/proc/net/tcp").unwrap_or_default();
+    let local = format!(":{server_port:04X}");
+    let is_open = |line: &&str| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let [_, address, _, state, ..] = words[..] else {
+            return false;
+        };
+        address.ends_with(&local) && !OF_NOBODY.contains(&state)
+    };
+    table.lines().filter(is_open).count()
+}
+
 /// Whether a process has one of these files open (as `/proc` links name them).
 #[must_use]
 pub fn holds_any(pid: ProcessId, links: &HashSet<String>) -> bool {
