@@ -6,6 +6,8 @@
 //! * `tls`: TLS and HTTP/2.
 //! * `hosting`: document roots that are known only at run time.
 //! * `headers`: what an app's response may do.
+//! * `sendfile`: files that httpd sends for an app.
+//! * `requests`: what a client's request may do.
 //! * `failures`: apps that do not start, and apps that fail at a request.
 //! * `languages`: checkers, frameworks, server-sent events, ASGI.
 //! * `users`: who the apps run as.
@@ -29,8 +31,10 @@ mod hosting;
 mod languages;
 mod mapping;
 mod modules;
+mod requests;
 mod restart;
 mod retry;
+mod sendfile;
 mod serve;
 mod shipped;
 mod slow;

@@ -187,9 +187,8 @@ fn push_file(r: &Request<'_>, brigade: &Brigade, file: OwnedFd, offset: u64, len
     }
     let mut handle: *mut c::apr_file_t = std::ptr::null_mut();
     let mut os_file: c::apr_os_file_t = fd;
-    let flags =
-        c_int::try_from(c::APR_FOPEN_READ | c::APR_FOPEN_SENDFILE_ENABLED | c::APR_FOPEN_XTHREAD)
-            .unwrap_or(1);
+    // Not XTHREAD: a bucket that is read would then open the file again by its name, and it has none.
+    let flags = c_int::try_from(c::APR_FOPEN_READ | c::APR_FOPEN_SENDFILE_ENABLED).unwrap_or(1);
     // SAFETY: `os_file` is an open descriptor; the handle lives in the request's pool.
     let status = unsafe { c::apr_os_file_put(&raw mut handle, &raw mut os_file, flags, pool) };
     if status != 0 || handle.is_null() {
