@@ -1,4 +1,4 @@
-//! Document roots that are known only at run time: `UserDir` and `VirtualDocumentRoot`. Such an app runs only as
+//! Document roots that are known only at run time: `UserDir`, `VirtualDocumentRoot`, targets of aliases. Such an app runs only as
 //! the sole owner of its files, so these tests need root and a directory that nobody else can write to.
 
 use crate::environment::{self, Told};
@@ -102,5 +102,34 @@ fn a_virtual_document_root_belongs_to_the_host_that_was_asked_for() {
             assert_eq!(server.instance().app_pids(&homes.0.join(host)).len(), 1);
         }
         assert_eq!(server.get("three", "/x").status, 404);
+    }
+}
+
+#[test]
+fn an_alias_that_is_a_base_uri_needs_no_app_root() {
+    let Some(homes) = Homes::new("alias") else {
+        return;
+    };
+    homes.app("anna", owner_uid());
+    homes.app("mallory", 0);
+    let alias = |uri: &str, name: &str| {
+        let directory = homes.0.display();
+        format!("Alias {uri} {directory}/{name}/public\nPassengerBaseURI {uri}")
+    };
+    let site = environment::site(Language::Ruby)
+        .with(&alias("/sub", "anna"))
+        .with(&alias("/evil", "mallory"));
+    for mpm in MPMS {
+        let server = Setup::of(site.clone()).mpm(mpm).start();
+        let sub = server.get("app", "/sub/x");
+        assert_eq!(sub.told("SCRIPT_NAME"), Some("/sub".into()));
+        assert_eq!(sub.told("PATH_INFO"), Some("/x".into()));
+        assert_eq!(sub.told("UID"), Some(owner_uid().to_string()));
+        assert_eq!(
+            server.get("app", "/evil/x").status,
+            500,
+            "an app of root's was run"
+        );
+        assert_eq!(server.get("app", "/x").told("PATH_INFO"), Some("/x".into()));
     }
 }

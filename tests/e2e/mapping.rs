@@ -68,17 +68,6 @@ fn an_alias_with_an_app_root_is_an_app() {
 }
 
 #[test]
-fn an_alias_that_is_a_base_uri_needs_no_app_root() {
-    let server = two_apps(&[
-        "Alias /sub {root}/sites/inner/public",
-        "PassengerBaseURI /sub",
-    ])
-    .start();
-    assert_eq!(server.get("app", "/sub/x").paths(), "/sub|/x|/sub/x|");
-    assert_eq!(server.app_pids("inner").len(), 1);
-}
-
-#[test]
 fn what_an_alias_does_not_have_is_the_hosts_app_to_answer() {
     let server = two_apps(&["Alias /files {root}/sites/inner/public"]).start();
     std::fs::write(server.app_root("inner").join("public/there.txt"), "there")
