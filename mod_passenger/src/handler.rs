@@ -58,7 +58,7 @@ pub(crate) fn handle(r: &mut Request<'_>) -> Outcome {
 }
 
 fn serve(r: &mut Request<'_>, mapping: &Mapping) -> Result<Outcome, RequestError> {
-    if upgrade::is_requested(r) && r.client_socket().is_none() {
+    if upgrade::is_requested_in_vain(r) {
         return Ok(upgrade::refuse(r));
     }
     let app = &*mapping.app;

@@ -422,6 +422,28 @@ fn five_hundred_idle_sockets_occupy_no_thread() {
     assert_eq!(server.get("ws", "/open").ok(), SOCKETS.to_string());
     drop(sockets);
     await_open(&server, 0);
+    // httpd has forgotten them, too: otherwise its limit of 8 × 81 connections would be reached now.
+    let again: Vec<_> = (0..SOCKETS).map(|_| open(&server)).collect();
+    assert_eq!(server.get("ws", "/open").ok(), again.len().to_string());
+}
+
+#[test]
+fn tls_clients_that_vanish_leave_nothing_behind() {
+    let server = with_tls(Setup::default(), site())
+        .with("StartServers 1\nServerLimit 1\nThreadsPerChild 4\nMaxRequestWorkers 4")
+        .start();
+    // More, all in all, than one worker process may have connections.
+    for round in 0..30 {
+        let mut client = Program::tls(&server, "ws");
+        client.send(request("/greets").as_bytes());
+        assert!(client.head().starts_with("HTTP/1.1 101 "));
+        assert_eq!(client.bytes_of(7), b"\x81\x05hello");
+        if round % 2 == 0 {
+            client.send(&frame(TEXT, b"push 3000000"));
+        }
+        // Killed, as it stands.
+        drop(client);
+    }
 }
 
 #[test]
@@ -440,4 +462,123 @@ fn an_ordinary_request_may_name_websocket_without_getting_one() {
     let post = harness::Request::post("/", b"x").header("Upgrade", "websocket");
     assert_eq!(server.request("ws", &post).ok(), "plain request");
     assert_eq!(Program::h2(&server, "ws", "/").rest().0, b"plain request");
+}
+
+/// Takes the socket out of Rack's hands, and echoes in a thread.
+const RUBY: &str = r"
+require 'digest'
+
+def message(io)
+  kind, size = io.readpartial(1).getbyte(0) & 15, io.read(1).getbyte(0) & 127
+  size = io.read(2).unpack1('n') if size == 126
+  mask = io.read(4).bytes
+  [kind, io.read(size).bytes.each_with_index.map { |byte, at| byte ^ mask[at & 3] }.pack('C*')]
+end
+
+def echo(io)
+  loop do
+    kind, payload = message(io)
+    size = payload.bytesize < 126 ? [payload.bytesize].pack('C') : [126, payload.bytesize].pack('Cn')
+    io.write([0x80 | kind].pack('C') + size + payload)
+    break if kind == 8
+  end
+rescue SystemCallError, IOError
+ensure
+  io.close
+end
+
+run(lambda do |env|
+  next [200, { 'content-length' => '5' }, ['plain']] unless env['HTTP_UPGRADE'] == 'websocket'
+
+  io = env['rack.hijack'].call
+  key = env['HTTP_SEC_WEBSOCKET_KEY'] + '258EAFA5-E914-47DA-95CA-C5AB0DC85B11'
+  io.write(%W[HTTP/1.1\ 101\ Switching\ Protocols Upgrade:\ websocket Connection:\ Upgrade
+              Sec-WebSocket-Accept:\ #{Digest::SHA1.base64digest(key)}].join(%(\r\n)) + %(\r\n\r\n))
+  Thread.new { echo(io) }
+  [200, {}, []]
+end)
+";
+
+#[test]
+fn a_ruby_app_may_hijack_its_socket_and_serve_others_meanwhile() {
+    for mpm in [Mpm::Event, Mpm::Prefork] {
+        let server = Setup::default()
+            .mpm(mpm)
+            .with("PassengerMaxPoolSize 1")
+            .site(Site::new("ws", App::inline(Language::Ruby, RUBY)))
+            .start();
+        let mut sockets: Vec<_> = (0..3).map(|_| open(&server)).collect();
+        for socket in &mut sockets {
+            echoes(socket, TEXT, "grüße".as_bytes());
+            echoes(socket, BINARY, &pattern(60_000));
+        }
+        // The one process has its only seat free.
+        assert_eq!(server.get("ws", "/").ok(), "plain", "{mpm:?}");
+        sockets[0]
+            .write_all(&frame(CLOSE, &[3, 232]))
+            .expect("send a close");
+        let answer = read_frame(&mut sockets[0]).expect("its answer");
+        assert_eq!(answer, (CLOSE, vec![3, 232]), "{mpm:?}");
+    }
+}
+
+/// A frame of HTTP/2.
+fn h2_frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).expect("small").to_be_bytes();
+    let mut bytes = length[1..].to_vec();
+    bytes.extend([kind, flags]);
+    bytes.extend(stream.to_be_bytes());
+    bytes.extend(payload);
+    bytes
+}
+
+/// A header field without compression (RFC 7541 section 6.2.2).
+fn h2_field(name: &str, value: &str) -> Vec<u8> {
+    let mut bytes = vec![0];
+    for text in [name, value] {
+        bytes.push(u8::try_from(text.len()).expect("short"));
+        bytes.extend(text.as_bytes());
+    }
+    bytes
+}
+
+#[test]
+fn an_h2_client_is_told_that_there_are_no_sockets_over_h2() {
+    const HEADERS: u8 = 1;
+    const SETTINGS: u8 = 4;
+    const END_HEADERS: u8 = 4;
+    let server = with_h2(Setup::of(site())).with("H2WebSockets on").start();
+    let fields: Vec<u8> = [
+        (":method", "CONNECT"),
+        (":protocol", "websocket"),
+        (":scheme", "http"),
+        (":path", "/"),
+        (":authority", "ws"),
+        ("sec-websocket-version", "13"),
+    ]
+    .iter()
+    .flat_map(|(name, value)| h2_field(name, value))
+    .collect();
+    let mut stream = TcpStream::connect(("127.0.0.1", server.port())).expect("connect");
+    stream
+        .set_read_timeout(Some(PATIENCE))
+        .expect("a time limit");
+    stream
+        .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+        .expect("send");
+    stream
+        .write_all(&h2_frame(SETTINGS, 0, 0, &[]))
+        .expect("send");
+    stream
+        .write_all(&h2_frame(HEADERS, END_HEADERS, 1, &fields))
+        .expect("send");
+    let mut seen = Vec::new();
+    let words = b"WebSockets over HTTP/1.1 only";
+    while !seen.windows(words.len()).any(|window| window == words) {
+        let mut piece = [0; 4096];
+        let n = stream.read(&mut piece).expect("an answer with a reason");
+        let text = String::from_utf8_lossy(&seen);
+        assert!(n > 0, "closed without the reason: {text}");
+        seen.extend_from_slice(&piece[..n]);
+    }
 }

@@ -33,19 +33,24 @@ pub(crate) enum Taken {
     Over,
 }
 
-/// Whether the client asks for a WebSocket (RFC 6455 section 4.1).
+/// Whether the client asks for a WebSocket (RFC 6455 section 4.1) in a way that can be granted.
 pub(crate) fn is_requested(r: &Request<'_>) -> bool {
+    !r.is_subrequest() && !r.has_body() && asks(r)
+}
+
+/// Whether it asks on a connection that has no socket which could be handed over: an HTTP/2 stream (RFC 8441). Its
+/// stream towards us is open, which looks like a body.
+pub(crate) fn is_requested_in_vain(r: &Request<'_>) -> bool {
+    r.client_socket().is_none() && asks(r)
+}
+
+fn asks(r: &Request<'_>) -> bool {
     let fields = r.headers_in();
+    let names = |value: Option<&[u8]>, token| value.is_some_and(|value| has_token(value, token));
     r.method() == b"GET"
         && r.is_http_1_1()
-        && !r.is_subrequest()
-        && !r.has_body()
-        && fields
-            .get(c"Upgrade")
-            .is_some_and(|value| has_token(value, b"websocket"))
-        && fields
-            .get(c"Connection")
-            .is_some_and(|value| has_token(value, b"upgrade"))
+        && names(fields.get(c"Upgrade"), b"websocket")
+        && names(fields.get(c"Connection"), b"upgrade")
 }
 
 fn has_token(list: &[u8], token: &[u8]) -> bool {
@@ -53,7 +58,7 @@ fn has_token(list: &[u8], token: &[u8]) -> bool {
         .any(|item| item.trim_ascii().eq_ignore_ascii_case(token))
 }
 
-/// Answers a client whose connection has no socket that could be handed over: an HTTP/2 stream.
+/// Answers such a client.
 pub(crate) fn refuse(r: &mut Request<'_>) -> Outcome {
     const TEXT: &[u8] = b"This server speaks WebSockets over HTTP/1.1 only, not over HTTP/2.\n";
     r.set_status(501, None);
