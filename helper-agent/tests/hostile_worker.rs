@@ -210,6 +210,28 @@ fn registrations_of_all_kinds_are_refused_one_by_one() {
 }
 
 #[test]
+fn a_process_that_says_hello_for_ever_has_one_identity() {
+    let attacked = Attacked::start("hello-again");
+    let (first, _) = attacked.connect();
+    let identity = answer(&first);
+    assert!(matches!(identity, ToWorker::Welcome { .. }));
+    for _ in 0..300 {
+        let (own, _) = attacked.connect();
+        assert_eq!(answer(&own), identity);
+    }
+    // The agent answers on the newest connection.
+    let (own, _) = attacked.connect();
+    assert_eq!(answer(&own), identity);
+    let question = FromWorker::WhySpawnFailed {
+        group: 0,
+        generation: 0,
+    };
+    own.send(&question, &[]).unwrap();
+    assert!(matches!(answer(&own), ToWorker::SpawnFailure(_)));
+    attacked.end();
+}
+
+#[test]
 fn what_a_worker_forks_gets_no_identity() {
     let attacked = Attacked::start("grandchild");
     let (read, write) = descriptor::pipe().unwrap();

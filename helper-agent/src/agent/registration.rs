@@ -15,8 +15,9 @@ use super::tasks::Happening;
 use crate::config::{Application, Configuration, Identity};
 use crate::pool::{Event, GroupId};
 
-/// How long a registration waits for its configuration, and for file systems.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a registration waits for its configuration, and for file systems. A worker gives its connection
+/// up after ten seconds, so it is told before.
+const PATIENCE: Duration = Duration::from_secs(8);
 
 /// Workers that wait for an answer.
 #[derive(Debug, Default)]

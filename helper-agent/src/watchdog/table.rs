@@ -79,9 +79,6 @@ pub struct Workers {
     last_generation: Vec<u16>,
 }
 
-/// One process needs one identity; a few more are allowed, since it may reconnect.
-const IDENTITIES_PER_PROCESS: usize = 4;
-
 impl Workers {
     /// No worker yet, that many slots, generations counted from a random one: those of a watchdog that
     /// died are not known to its successor.
@@ -98,18 +95,19 @@ impl Workers {
         })
     }
 
-    /// A free identity for that process.
+    /// The identity of that process: the one it has, because a worker that gave its connection up says
+    /// hello again, or else a free one.
     ///
     /// # Errors
     /// Says why there is none.
-    pub fn free_identity(&mut self, pid: i32) -> Result<ClientId, String> {
+    pub fn identity_for(&mut self, pid: i32) -> Result<ClientId, String> {
+        // A dead process of the same number has not been swept yet.
         let held = self
             .entries
-            .values()
-            .filter(|(_, entry)| entry.pid == pid)
-            .count();
-        if held >= IDENTITIES_PER_PROCESS {
-            return Err(format!("process {pid} has {held} identities already"));
+            .iter()
+            .find(|(_, (_, entry))| entry.pid == pid && !entry.pidfd.has_exited());
+        if let Some((slot, (generation, _))) = held {
+            return Ok(ClientId::new(*slot, *generation));
         }
         let slots = self.last_generation.len();
         let free = (0u16..)
@@ -191,18 +189,18 @@ mod tests {
     #[test]
     fn an_identity_is_never_given_twice_and_slots_run_out() {
         let mut workers = Workers::new(2).unwrap();
-        let one = workers.free_identity(1).unwrap();
+        let one = workers.identity_for(1).unwrap();
         workers.insert(one, entry(1));
-        let two = workers.free_identity(2).unwrap();
+        let two = workers.identity_for(2).unwrap();
         workers.insert(two, entry(2));
         assert_ne!(one.slot(), two.slot());
         assert!(workers
-            .free_identity(3)
+            .identity_for(3)
             .unwrap_err()
             .contains("all 2 worker slots"));
         assert!(workers.remove(one).is_some());
         assert!(workers.remove(one).is_none());
-        let three = workers.free_identity(3).unwrap();
+        let three = workers.identity_for(3).unwrap();
         assert_eq!(three.slot(), one.slot());
         assert_ne!(three.generation(), one.generation());
         assert_ne!(three.generation(), 0);
@@ -210,13 +208,18 @@ mod tests {
     }
 
     #[test]
-    fn one_process_cannot_take_all_identities() {
-        let mut workers = Workers::new(100).unwrap();
-        for _ in 0..IDENTITIES_PER_PROCESS {
-            let client = workers.free_identity(7).unwrap();
-            workers.insert(client, entry(7));
+    fn a_process_keeps_its_identity_however_often_it_says_hello() {
+        let mut workers = Workers::new(2).unwrap();
+        let first = workers.identity_for(7).unwrap();
+        for _ in 0..10 {
+            workers.insert(first, entry(7));
+            assert_eq!(workers.identity_for(7), Ok(first));
         }
-        assert!(workers.free_identity(7).is_err());
-        assert!(workers.free_identity(8).is_ok());
+        let mut ended = std::process::Command::new("true").spawn().unwrap();
+        let mut dead = entry(7);
+        dead.pidfd = Pidfd::open(ended.id().try_into().unwrap()).unwrap();
+        ended.wait().unwrap();
+        workers.insert(first, dead);
+        assert_ne!(workers.identity_for(7), Ok(first), "another process");
     }
 }

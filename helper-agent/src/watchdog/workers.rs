@@ -78,10 +78,13 @@ impl Watchdog {
         if !is_of_httpd(pid, &pidfd, self.parent_pid) {
             return Err("it is not a child of httpd's parent".to_owned());
         }
-        Ok((self.table.workers.free_identity(pid)?, pidfd))
+        Ok((self.table.workers.identity_for(pid)?, pidfd))
     }
 
     fn admit(&mut self, client: ClientId, pid: i32, pidfd: Pidfd, connection: Channel) {
+        if let Some(before) = self.table.workers.remove(client) {
+            self.events.remove(before.pidfd.as_fd(), before.token);
+        }
         let entry = WorkerEntry {
             pid,
             connection,
