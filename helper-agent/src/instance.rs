@@ -105,10 +105,7 @@ impl Instance {
     /// # Errors
     /// When the registry is not safe, its path too long, or a directory or file cannot be made.
     pub fn create(registry: &Path) -> Result<Self, Error> {
-        prepare_registry(registry)?;
-        let registry = registry
-            .canonicalize()
-            .map_err(io_error("resolve the instance registry", registry))?;
+        let registry = prepare_registry(registry)?;
         loop {
             let name = random_name().map_err(io_error("make a random name in", &registry))?;
             let unfinished = registry.join(format!("{UNFINISHED}{name}"));
@@ -303,7 +300,8 @@ fn check_length(registry: &Path, instance: &Path) -> Result<(), Error> {
 }
 
 /// Creates the registry if it is missing and refuses one in which others could replace our directories.
-fn prepare_registry(registry: &Path) -> Result<(), Error> {
+/// Returns its path without links: what was looked at is what is used.
+fn prepare_registry(registry: &Path) -> Result<PathBuf, Error> {
     if let Some(parent) = registry.parent() {
         fs::create_dir_all(parent).map_err(io_error("create", parent))?;
     }
@@ -322,11 +320,24 @@ fn prepare_registry(registry: &Path) -> Result<(), Error> {
         .map_err(io_error("resolve", registry))?;
     check_safe(&real)?;
     for ancestor in real.ancestors().skip(1) {
-        if let Err(e) = check_safe(ancestor) {
-            log::warn!("{e} (its parent directory {})", ancestor.display());
+        let Err(e) = check_safe(ancestor) else {
+            continue;
+        };
+        // Whoever can exchange a directory above leads root's `bind`, `chown` and `chmod` elsewhere. The
+        // root directory is nobody's to exchange, and in a container it may belong to anybody.
+        match e {
+            Error::Unsafe { problem, .. }
+                if process::effective_uid() == 0 && ancestor.parent().is_some() =>
+            {
+                return Err(Error::Unsafe {
+                    path: real.clone(),
+                    problem: format!("lies in {}, which {problem}", ancestor.display()),
+                });
+            }
+            e => log::warn!("{e} (its parent directory {})", ancestor.display()),
         }
     }
-    Ok(())
+    Ok(real)
 }
 
 fn check_safe(directory: &Path) -> Result<(), Error> {
@@ -412,6 +423,22 @@ mod tests {
         assert!(error.contains("can be written by other users"), "{error}");
         fs::set_permissions(&path, Permissions::from_mode(0o1777)).unwrap();
         Instance::create(&path).unwrap();
+        fs::remove_dir_all(path).unwrap();
+    }
+
+    #[test]
+    fn a_registry_below_a_directory_of_somebody_else_is_refused_to_root() {
+        if process::effective_uid() != 0 {
+            return;
+        }
+        let path = registry("below");
+        fs::create_dir(&path).unwrap();
+        std::os::unix::fs::chown(&path, Some(50_002), None).unwrap();
+        let error = Instance::create(&path.join("registry")).unwrap_err();
+        let error = error.to_string();
+        assert!(error.contains("which belongs to user 50002"), "{error}");
+        std::os::unix::fs::chown(&path, Some(0), None).unwrap();
+        Instance::create(&path.join("registry")).unwrap();
         fs::remove_dir_all(path).unwrap();
     }
 
