@@ -1,14 +1,13 @@
-//! A private httpd: its own `ServerRoot`, port, configuration and logs, and the module under test.
+//! A running private httpd, and everything that came out of it.
 
-use crate::app::Site;
 use crate::client::{Client, Request, Response};
 use crate::instance::Instance;
 use crate::log::Log;
 use crate::processes::{self, ProcessId};
+use crate::setup::{Setup, REGISTRY, SITES};
 use crate::under_test::UnderTest;
 use crate::wait::{until, until_ok, until_some, PATIENCE};
 use nix::sys::signal::Signal;
-use nix::unistd::Uid;
 use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
@@ -21,117 +20,28 @@ use std::time::{Duration, Instant};
 /// How long an orderly stop may take in a test whose apps are well-behaved.
 const STOP: Duration = Duration::from_secs(40);
 
-/// httpd's multi-processing modules.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mpm {
-    /// Threads, and a listener that keeps idle connections.
-    Event,
-    /// Threads, one per connection.
-    Worker,
-    /// Processes, one per connection.
-    Prefork,
+/// A running server. Dropping it stops everything that came out of it.
+#[derive(Debug)]
+pub struct Server {
+    root: PathBuf,
+    port: u16,
+    child: Option<Child>,
+    setup: Setup,
+    is_abandoned: bool,
 }
 
-impl Mpm {
-    /// All of them.
-    pub const ALL: [Mpm; 3] = [Mpm::Event, Mpm::Worker, Mpm::Prefork];
-
-    /// Its name in module file names.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Mpm::Event => "event",
-            Mpm::Worker => "worker",
-            Mpm::Prefork => "prefork",
-        }
-    }
-
-    fn sizes(self) -> &'static str {
-        match self {
-            Mpm::Event | Mpm::Worker => {
-                // One child alone has threads for 25 clients: httpd closes kept-alive connections when
-                // it has not, which would look like a failure of ours.
-                "StartServers 2\nServerLimit 4\nThreadsPerChild 32\nMinSpareThreads 32\n\
-                 MaxSpareThreads 128\nMaxRequestWorkers 128"
-            }
-            Mpm::Prefork => {
-                "StartServers 4\nServerLimit 32\nMinSpareServers 2\nMaxSpareServers 8\n\
-                 MaxRequestWorkers 32"
-            }
-        }
-    }
-}
-
-/// A server before it starts.
-#[derive(Debug, Clone)]
-pub struct Setup {
-    under_test: UnderTest,
-    mpm: Mpm,
-    directives: Vec<String>,
-    sites: Vec<Site>,
-}
-
-impl Default for Setup {
-    fn default() -> Setup {
-        Setup {
-            under_test: UnderTest::chosen(),
-            mpm: Mpm::Event,
-            directives: Vec::new(),
-            sites: Vec::new(),
-        }
-    }
-}
-
-impl Setup {
-    /// A server under the event MPM with one site.
-    #[must_use]
-    pub fn of(site: Site) -> Setup {
-        Setup::default().site(site)
-    }
-
-    /// Chooses whose module serves the apps.
-    #[must_use]
-    pub fn under_test(mut self, under_test: UnderTest) -> Setup {
-        self.under_test = under_test;
-        self
-    }
-
-    /// Chooses the MPM.
-    #[must_use]
-    pub fn mpm(mut self, mpm: Mpm) -> Setup {
-        self.mpm = mpm;
-        self
-    }
-
-    /// Adds a line of global configuration; `{root}` in it, or in a site's, becomes the `ServerRoot`.
-    #[must_use]
-    pub fn with(mut self, directive: &str) -> Setup {
-        self.directives.push(directive.to_owned());
-        self
-    }
-
-    /// Adds a virtual host.
-    #[must_use]
-    pub fn site(mut self, site: Site) -> Setup {
-        self.sites.push(site);
-        self
-    }
-
-    /// Starts the server and waits until it answers.
-    ///
-    /// # Panics
-    /// When it does not start; the message has its log.
-    #[must_use]
-    pub fn start(self) -> Server {
+impl Server {
+    /// Starts a server (see [`Setup::start`]).
+    pub(crate) fn start(setup: Setup) -> Server {
         let root = make_root();
-        for site in &self.sites {
-            site.app.install(&root.join("sites").join(&site.name));
+        for site in &setup.sites {
+            site.app.install(&root.join(SITES).join(&site.name));
         }
         let mut server = Server {
             root,
             port: 0,
             child: None,
-            setup: self,
+            setup,
             is_abandoned: false,
         };
         // Between finding a free port and httpd's bind somebody else may take it.
@@ -148,19 +58,7 @@ impl Setup {
         }
         panic!("five free ports in a row were taken by others");
     }
-}
 
-/// A running server. Dropping it stops everything that came out of it.
-#[derive(Debug)]
-pub struct Server {
-    root: PathBuf,
-    port: u16,
-    child: Option<Child>,
-    setup: Setup,
-    is_abandoned: bool,
-}
-
-impl Server {
     /// The port it listens on, at 127.0.0.1.
     #[must_use]
     pub fn port(&self) -> u16 {
@@ -176,7 +74,7 @@ impl Server {
     /// The root directory of a site's app.
     #[must_use]
     pub fn app_root(&self, site: &str) -> PathBuf {
-        self.root.join("sites").join(site)
+        self.root.join(SITES).join(site)
     }
 
     /// httpd's error log.
@@ -194,7 +92,7 @@ impl Server {
     /// Where instance directories are made.
     #[must_use]
     pub fn registry(&self) -> PathBuf {
-        self.root.join("i")
+        self.root.join(REGISTRY)
     }
 
     /// The pid of httpd's parent process.
@@ -348,7 +246,11 @@ impl Server {
 
     /// Starts httpd; false when it ended before it answered.
     fn launch(&mut self) -> bool {
-        fs::write(self.root.join("httpd.conf"), self.configuration()).expect("write httpd.conf");
+        fs::write(
+            self.root.join("httpd.conf"),
+            self.setup.configuration(&self.root, self.port),
+        )
+        .expect("write httpd.conf");
         let output = fs::File::create(self.root.join("console.log")).expect("create console.log");
         let child = Command::new("/usr/sbin/apache2")
             .args(["-D", "FOREGROUND", "-f", "httpd.conf", "-d"])
@@ -391,60 +293,6 @@ impl Server {
             fs::write(self.root.join("error.log"), text).expect("write error.log");
         }
         is_up
-    }
-
-    fn configuration(&self) -> String {
-        let root = self.root.display();
-        let mut lines = vec![
-            format!("ServerRoot \"{root}\""),
-            format!("Listen 127.0.0.1:{}", self.port),
-            "ServerName localhost".to_owned(),
-            "DefaultRuntimeDir run\nPidFile run/httpd.pid\nErrorLog error.log\nLogLevel info"
-                .to_owned(),
-            "KeepAlive On\nMaxKeepAliveRequests 0\nKeepAliveTimeout 60\nTimeout 60".to_owned(),
-            "GracefulShutdownTimeout 20".to_owned(),
-        ];
-        let mpm = format!("mpm_{}", self.setup.mpm.name());
-        for module in [
-            &mpm,
-            "authz_core",
-            "dir",
-            "mime",
-            "alias",
-            "env",
-            "setenvif",
-            "rewrite",
-            "autoindex",
-        ] {
-            lines.push(format!(
-                "LoadModule {module}_module /usr/lib/apache2/modules/mod_{module}.so"
-            ));
-        }
-        lines.push(self.setup.mpm.sizes().to_owned());
-        lines.push("TypesConfig /dev/null\nAddType text/html .html".to_owned());
-        if Uid::effective().is_root() {
-            lines.push("User www-data\nGroup www-data".to_owned());
-        }
-        lines.extend(self.setup.under_test.configuration(&self.registry()));
-        lines.extend(self.setup.directives.iter().cloned());
-        lines.push(
-            "<Directory />\n    Require all granted\n    AllowOverride All\n</Directory>"
-                .to_owned(),
-        );
-        lines.extend(self.setup.sites.iter().map(|site| self.virtual_host(site)));
-        // A test cannot know this before it has a server.
-        lines.join("\n").replace("{root}", &root.to_string()) + "\n"
-    }
-
-    fn virtual_host(&self, site: &Site) -> String {
-        let public = self.app_root(&site.name).join("public");
-        format!(
-            "<VirtualHost *:{}>\n    ServerName {}\n    DocumentRoot \"{}\"\n    {}\n</VirtualHost>",
-            self.port,
-            site.name,
-            public.display(),
-            site.directives.join("\n    ")
-        )
     }
 
     /// Gives httpd a moment to finish with clients that hung up. Its event MPM shuts the sockets of its
@@ -537,7 +385,7 @@ fn make_root() -> PathBuf {
     let root = base.join(format!("psgr-{}-{number}", std::process::id()));
     // A directory of an earlier process with our pid: it was kept after a failure.
     let _ = fs::remove_dir_all(&root);
-    for directory in ["run", "sites", "i"] {
+    for directory in ["run", SITES, REGISTRY] {
         fs::create_dir_all(root.join(directory)).expect("create the server's directory");
     }
     fs::set_permissions(&root, fs::Permissions::from_mode(0o755))

@@ -21,14 +21,16 @@ pub mod instance;
 pub mod load;
 pub mod log;
 pub mod processes;
+pub mod setup;
 pub mod stage;
 pub mod under_test;
 pub mod wait;
 
 pub use app::{App, Language, Site};
 pub use client::{Client, Request, Response};
-pub use httpd::{Mpm, Server, Setup};
+pub use httpd::Server;
 pub use instance::Instance;
 pub use load::{Load, Tally};
+pub use setup::{Mpm, Setup};
 pub use under_test::UnderTest;
 pub use wait::until;

@@ -1,0 +1,173 @@
+//! A server before it starts: what it serves, under which MPM, with which lines of configuration.
+
+use crate::app::Site;
+use crate::httpd::Server;
+use crate::under_test::UnderTest;
+use nix::unistd::Uid;
+use std::path::Path;
+
+/// Where instance directories are made, below the server's root. Short: `sun_path` has 108 bytes.
+pub(crate) const REGISTRY: &str = "i";
+
+/// Where the sites' apps are, below the server's root.
+pub(crate) const SITES: &str = "sites";
+
+/// httpd's multi-processing modules.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mpm {
+    /// Threads, and a listener that keeps idle connections.
+    Event,
+    /// Threads, one per connection.
+    Worker,
+    /// Processes, one per connection.
+    Prefork,
+}
+
+impl Mpm {
+    /// All of them.
+    pub const ALL: [Mpm; 3] = [Mpm::Event, Mpm::Worker, Mpm::Prefork];
+
+    /// Its name in module file names.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Mpm::Event => "event",
+            Mpm::Worker => "worker",
+            Mpm::Prefork => "prefork",
+        }
+    }
+
+    fn sizes(self) -> &'static str {
+        match self {
+            Mpm::Event | Mpm::Worker => {
+                // One child alone has threads for 25 clients: httpd closes kept-alive connections when
+                // it has not, which would look like a failure of ours.
+                "StartServers 2\nServerLimit 4\nThreadsPerChild 32\nMinSpareThreads 32\n\
+                 MaxSpareThreads 128\nMaxRequestWorkers 128"
+            }
+            Mpm::Prefork => {
+                "StartServers 4\nServerLimit 32\nMinSpareServers 2\nMaxSpareServers 8\n\
+                 MaxRequestWorkers 32"
+            }
+        }
+    }
+}
+
+/// A server before it starts.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    pub(crate) under_test: UnderTest,
+    mpm: Mpm,
+    directives: Vec<String>,
+    pub(crate) sites: Vec<Site>,
+}
+
+impl Default for Setup {
+    fn default() -> Setup {
+        Setup {
+            under_test: UnderTest::chosen(),
+            mpm: Mpm::Event,
+            directives: Vec::new(),
+            sites: Vec::new(),
+        }
+    }
+}
+
+impl Setup {
+    /// A server under the event MPM with one site.
+    #[must_use]
+    pub fn of(site: Site) -> Setup {
+        Setup::default().site(site)
+    }
+
+    /// Chooses whose module serves the apps.
+    #[must_use]
+    pub fn under_test(mut self, under_test: UnderTest) -> Setup {
+        self.under_test = under_test;
+        self
+    }
+
+    /// Chooses the MPM.
+    #[must_use]
+    pub fn mpm(mut self, mpm: Mpm) -> Setup {
+        self.mpm = mpm;
+        self
+    }
+
+    /// Adds a line of global configuration; `{root}` in it, or in a site's, becomes the `ServerRoot`.
+    #[must_use]
+    pub fn with(mut self, directive: &str) -> Setup {
+        self.directives.push(directive.to_owned());
+        self
+    }
+
+    /// Adds a virtual host.
+    #[must_use]
+    pub fn site(mut self, site: Site) -> Setup {
+        self.sites.push(site);
+        self
+    }
+
+    /// Starts the server and waits until it answers.
+    ///
+    /// # Panics
+    /// When it does not start; the message has its log.
+    #[must_use]
+    pub fn start(self) -> Server {
+        Server::start(self)
+    }
+
+    /// The server's `httpd.conf`.
+    pub(crate) fn configuration(&self, root: &Path, port: u16) -> String {
+        let place = root.display();
+        let mut lines = vec![
+            format!("ServerRoot \"{place}\""),
+            format!("Listen 127.0.0.1:{port}"),
+            "ServerName localhost".to_owned(),
+            "DefaultRuntimeDir run\nPidFile run/httpd.pid\nErrorLog error.log\nLogLevel info"
+                .to_owned(),
+            "KeepAlive On\nMaxKeepAliveRequests 0\nKeepAliveTimeout 60\nTimeout 60".to_owned(),
+            "GracefulShutdownTimeout 20".to_owned(),
+        ];
+        let mpm = format!("mpm_{}", self.mpm.name());
+        for module in [
+            &mpm,
+            "authz_core",
+            "dir",
+            "mime",
+            "alias",
+            "env",
+            "setenvif",
+            "rewrite",
+            "autoindex",
+        ] {
+            lines.push(format!(
+                "LoadModule {module}_module /usr/lib/apache2/modules/mod_{module}.so"
+            ));
+        }
+        lines.push(self.mpm.sizes().to_owned());
+        lines.push("TypesConfig /dev/null\nAddType text/html .html".to_owned());
+        if Uid::effective().is_root() {
+            lines.push("User www-data\nGroup www-data".to_owned());
+        }
+        lines.extend(self.under_test.configuration(&root.join(REGISTRY)));
+        lines.extend(self.directives.iter().cloned());
+        lines.push(
+            "<Directory />\n    Require all granted\n    AllowOverride All\n</Directory>"
+                .to_owned(),
+        );
+        lines.extend(self.sites.iter().map(|site| virtual_host(site, root, port)));
+        // A test cannot know this before it has a server.
+        lines.join("\n").replace("{root}", &place.to_string()) + "\n"
+    }
+}
+
+fn virtual_host(site: &Site, root: &Path, port: u16) -> String {
+    let public = root.join(SITES).join(&site.name).join("public");
+    format!(
+        "<VirtualHost *:{port}>\n    ServerName {}\n    DocumentRoot \"{}\"\n    {}\n</VirtualHost>",
+        site.name,
+        public.display(),
+        site.directives.join("\n    ")
+    )
+}
