@@ -203,7 +203,7 @@ module PassengerLoader
       env['rack.run_once'] = false
       env['rack.hijack?'] = true
       env['rack.hijack'] = self
-      env['rack.early_hints'] = @early_hints
+      env['rack.early_hints'] = @early_hints if env['SERVER_PROTOCOL'] == 'HTTP/2.0'
       env['rack.response_finished'] = []
       env['rack.after_reply'] = []
       env
@@ -262,7 +262,8 @@ module PassengerLoader
       head.replace([status, *rest.flatten].join("\0"))
     end
 
-    # `rack.early_hints`: a response before the response, of status 103.
+    # `rack.early_hints`: a response before the response, of status 103. Browsers heed it over HTTP/2 alone, and
+    # some older clients take it for the response.
     def write_early_hints(headers)
       return if @sent
 

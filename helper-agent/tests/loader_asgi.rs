@@ -239,13 +239,18 @@ fn events_out_of_order_are_errors() {
 fn early_hints_come_before_the_response() {
     let Some(process) = asgi() else { return };
     let mut client = process.connect();
-    client.send(&Request::get("/hints"));
+    client.send(&Request::get("/hints").protocol("HTTP/2.0"));
     let hints = binary::receive_head(&mut client.stream).expect("a head");
     assert_eq!((hints.flags, hints.number), (INTERIM, client.number()));
     assert_eq!(hints.text, "103\0link\0</a.css>; rel=preload");
     assert_eq!(
         client.receive("GET").expect("the response").text(),
         "hinted"
+    );
+    assert_eq!(
+        get(&process, "/hints").status,
+        500,
+        "HTTP/1.1 does not announce the extension"
     );
 }
 

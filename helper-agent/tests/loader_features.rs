@@ -210,7 +210,7 @@ fn rack_early_hints_come_before_the_response() {
     const INTERIM: u32 = 4;
     let Some(process) = rack() else { return };
     let mut client = process.connect();
-    client.send(&Request::get("/hints"));
+    client.send(&Request::get("/hints").protocol("HTTP/2.0"));
     let hints = binary::receive_head(&mut client.stream).expect("a head");
     assert_eq!((hints.flags, hints.number), (INTERIM, client.number()));
     assert_eq!(
@@ -218,6 +218,8 @@ fn rack_early_hints_come_before_the_response() {
         "103\0link\0</a.css>; rel=preload\0link\0</b.js>; rel=preload"
     );
     assert_eq!(client.receive("GET").expect("a response").text(), "hinted");
+    let text = get(&process, "/hints").text();
+    assert_eq!(text, "hinted", "and none for HTTP/1.1");
 }
 
 #[test]

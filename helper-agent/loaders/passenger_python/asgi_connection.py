@@ -259,7 +259,7 @@ class Exchange:
             if self._head is not None:
                 raise RuntimeError("http.response.start was sent a second time")
             self._start(event["status"], event.get("headers", ()))
-        elif kind == "http.response.early_hint":
+        elif kind == "http.response.early_hint" and kind in self.scope["extensions"]:
             if self._head is None:
                 head = encode_head(103, [(b"link", link) for link in event["links"]])
                 tag = RESPONSE_TAG | INTERIM

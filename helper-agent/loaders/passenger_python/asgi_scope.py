@@ -40,8 +40,11 @@ def scope_of(head, state):
         "headers": headers,
         "client": client,
         "server": server,
-        "extensions": {"http.response.early_hint": {}, "passenger": {"variables": variables}},
+        "extensions": {"passenger": {"variables": variables}},
     }
+    # Browsers heed a 103 over HTTP/2 alone, and some older clients take it for the response.
+    if version == "2.0":
+        scope["extensions"]["http.response.early_hint"] = {}
     if state is not None:
         scope["state"] = state.copy()
     return scope

@@ -66,7 +66,7 @@ fn environment(request: &Request) -> Vec<String> {
         ("REQUEST_URI", &request.target()),
         ("SERVER_NAME", "localhost"),
         ("SERVER_PORT", "80"),
-        ("SERVER_PROTOCOL", "HTTP/1.1"),
+        ("SERVER_PROTOCOL", request.protocol),
         ("SERVER_SOFTWARE", "conformance"),
         ("REMOTE_ADDR", "127.0.0.1"),
         ("REMOTE_PORT", "4711"),

@@ -13,6 +13,7 @@ pub(crate) struct Request {
     pub(crate) method: &'static str,
     pub(crate) path: String,
     pub(crate) query: String,
+    pub(crate) protocol: &'static str,
     pub(crate) headers: Vec<(String, String)>,
     pub(crate) body: Body,
 }
@@ -35,6 +36,7 @@ impl Request {
             method: "GET",
             path: path.to_owned(),
             query: query.to_owned(),
+            protocol: "HTTP/1.1",
             headers: Vec::new(),
             body: Body::None,
         }
@@ -50,6 +52,12 @@ impl Request {
 
     pub(crate) fn method(mut self, method: &'static str) -> Self {
         self.method = method;
+        self
+    }
+
+    /// What the client spoke with httpd.
+    pub(crate) fn protocol(mut self, protocol: &'static str) -> Self {
+        self.protocol = protocol;
         self
     }
 
