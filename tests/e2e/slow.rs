@@ -244,3 +244,32 @@ fn slow_readers_cost_no_memory_worth_mentioning() {
         server.get("slow", "/").status == 200
     });
 }
+
+#[test]
+fn a_response_without_end_costs_no_memory() {
+    const BYTES: u64 = 2_000_000_000;
+    let server = one_process(Mpm::Event)
+        .with("StartServers 1\nServerLimit 1\nThreadsPerChild 16\nMaxRequestWorkers 16")
+        .site(single())
+        .start();
+    let resident = || -> usize { server.workers().iter().map(|pid| resident_kib(*pid)).sum() };
+    let mut client = server.client("slow");
+    client
+        .send(&Request::get(&format!("/big?{BYTES}")))
+        .expect("send the request");
+    client.response_head().expect("the head");
+    let (mut bytes, mut early) = (0, None);
+    loop {
+        let piece = client.body_piece().expect("the next piece");
+        if piece.is_empty() {
+            break;
+        }
+        bytes += piece.len() as u64;
+        if bytes > BYTES / 10 && early.is_none() {
+            early = Some(resident());
+        }
+    }
+    assert_eq!(bytes, BYTES);
+    let more = resident().saturating_sub(early.expect("a tenth came"));
+    assert!(more < 1024, "{BYTES} bytes cost {more} KiB");
+}

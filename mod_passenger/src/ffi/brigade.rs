@@ -13,18 +13,24 @@ pub(crate) struct BodyError(pub(crate) c_int);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ClientLost;
 
-/// A brigade of the running request.
+/// A brigade of the running request, in memory of its own: one of the pool's for each piece of a response without
+/// end would never be freed.
 struct Brigade {
     raw: *mut c::apr_bucket_brigade,
 }
 
 impl Brigade {
     fn new(r: &Request<'_>) -> Self {
-        // SAFETY: pool and allocator are the request's and its connection's, alive during the hook.
-        let raw = unsafe {
+        // SAFETY: plain data, filled by the next call.
+        let raw = Box::into_raw(Box::new(unsafe {
+            std::mem::zeroed::<c::apr_bucket_brigade>()
+        }));
+        // SAFETY: pool and allocator are the request's and its connection's, alive during the hook. The ring points
+        // into the Box, which does not move.
+        unsafe {
             let rec = &*r.as_ptr();
-            c::apr_brigade_create(rec.pool, (*rec.connection).bucket_alloc)
-        };
+            c::psgr_brigade_init(raw, rec.pool, (*rec.connection).bucket_alloc);
+        }
         Self { raw }
     }
 
@@ -41,8 +47,12 @@ impl Brigade {
 
 impl Drop for Brigade {
     fn drop(&mut self) {
-        // SAFETY: a live brigade; destroying empties it and is idempotent with its pool cleanup.
-        unsafe { c::apr_brigade_destroy(self.raw) };
+        // SAFETY: a live brigade, whose buckets are destroyed first; the Box of `new`. Filters that keep buckets move
+        // them to brigades of their own (util_filter.h).
+        unsafe {
+            c::apr_brigade_cleanup(self.raw.cast::<c_void>());
+            drop(Box::from_raw(self.raw));
+        }
     }
 }
 

@@ -18,6 +18,13 @@ _Static_assert(OK == 0 && DECLINED == -1, "return values of hooks");
 
 /* --- the ring of a brigade ------------------------------------------------------------------ */
 
+void psgr_brigade_init(apr_bucket_brigade *bb, apr_pool_t *pool, apr_bucket_alloc_t *allocator)
+{
+    bb->p = pool;
+    bb->bucket_alloc = allocator;
+    APR_RING_INIT(&bb->list, apr_bucket, link);
+}
+
 apr_bucket *psgr_brigade_first(apr_bucket_brigade *bb)
 {
     return APR_BRIGADE_FIRST(bb);

@@ -42,6 +42,8 @@
 
 /* --- the ring of a brigade ------------------------------------------------------------------ */
 
+/* Makes an empty brigade of memory that is not a pool's: apr_brigade_create's is freed with the pool only. */
+void psgr_brigade_init(apr_bucket_brigade *bb, apr_pool_t *pool, apr_bucket_alloc_t *allocator);
 apr_bucket *psgr_brigade_first(apr_bucket_brigade *bb);
 apr_bucket *psgr_brigade_last(apr_bucket_brigade *bb);
 apr_bucket *psgr_brigade_sentinel(apr_bucket_brigade *bb);
