@@ -582,3 +582,28 @@ fn an_h2_client_is_told_that_there_are_no_sockets_over_h2() {
         seen.extend_from_slice(&piece[..n]);
     }
 }
+
+#[test]
+fn the_access_log_has_a_line_for_each_socket_that_ended() {
+    for mpm in Mpm::ALL {
+        let server = Setup::default()
+            .mpm(mpm)
+            .with("LoadModule status_module /usr/lib/apache2/modules/mod_status.so")
+            .with("ExtendedStatus On")
+            .with("CustomLog access.log \"%>s %U\"")
+            .site(site())
+            .start();
+        let mut socket = open(&server);
+        echoes(&mut socket, TEXT, b"hello");
+        socket
+            .write_all(&frame(CLOSE, &[3, 232]))
+            .expect("send a close");
+        read_frame(&mut socket).expect("its answer");
+        assert_eq!(socket.read(&mut [0]).expect("the end"), 0);
+        drop(socket);
+        let log = server.root().join("access.log");
+        until("a line in the access log", PATIENCE, || {
+            std::fs::read_to_string(&log).is_ok_and(|text| text.contains("101 /\n"))
+        });
+    }
+}
