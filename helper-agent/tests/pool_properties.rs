@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use helper_agent::pool::{
     Command, Event, GroupId, GroupLimits, LoadSeen, Millis, Observation, Pool, PoolLimits,
-    ProcessId, QueueSeen,
+    ProcessId, QueueSeen, Rolling,
 };
 use proptest::prelude::*;
 
@@ -38,11 +38,16 @@ enum Chance {
     Restart {
         group: u64,
     },
+    Retire {
+        process: usize,
+    },
     Limits {
         group: u64,
         min: u32,
         max: u32,
         confirmed: bool,
+        rolling: Rolling,
+        resists: bool,
     },
     Resize {
         max: u32,
@@ -50,6 +55,10 @@ enum Chance {
     Pass {
         ms: u64,
     },
+}
+
+fn rolling() -> impl Strategy<Value = Rolling> {
+    prop_oneof![Just(Rolling::Auto), Just(Rolling::On), Just(Rolling::Off)]
 }
 
 fn chance() -> impl Strategy<Value = Chance> {
@@ -68,8 +77,11 @@ fn chance() -> impl Strategy<Value = Chance> {
         4 => process.prop_map(|process| Chance::Obey { process }),
         1 => process.prop_map(|process| Chance::Leave { process }),
         1 => group.clone().prop_map(|group| Chance::Restart { group }),
-        1 => (group, 0..3u32, 0..4u32, any::<bool>())
-            .prop_map(|(group, min, max, confirmed)| Chance::Limits { group, min, max, confirmed }),
+        1 => process.prop_map(|process| Chance::Retire { process }),
+        1 => (group, 0..3u32, 0..4u32, any::<bool>(), rolling(), any::<bool>())
+            .prop_map(|(group, min, max, confirmed, rolling, resists)| {
+                Chance::Limits { group, min, max, confirmed, rolling, resists }
+            }),
         1 => (1..5u32).prop_map(|max| Chance::Resize { max }),
         6 => prop_oneof![1..50u64, 500..3_000u64, 60_000..400_000u64]
             .prop_map(|ms| Chance::Pass { ms }),
@@ -128,6 +140,8 @@ impl World {
                 min_instances: (id % 3) as u32,
                 max_instances: 0,
                 confirmed: true,
+                rolling: Rolling::Auto,
+                resists_errors: true,
             };
             world.queues.insert(GroupId(id), vec![]);
             world.tell(Event::GroupAdded {
@@ -214,6 +228,11 @@ impl World {
                 ],
                 Phase::Told(2),
             ),
+            Command::AwaitCode { .. } => {}
+            Command::KeptOld { group } => {
+                let serves = |a: &Actor| a.group == group && a.phase == Phase::Live;
+                assert!(self.actors.values().any(serves), "nothing was kept");
+            }
             Command::NoteFailure { group } => {
                 if let Some(queue) = self.queues.get_mut(&group) {
                     queue.clear();
@@ -298,6 +317,23 @@ impl World {
         }
     }
 
+    fn restart(&mut self, group: GroupId) {
+        let starts = |a: &Actor| a.group == group && a.phase == Phase::Starting;
+        let before: Vec<ProcessId> = self
+            .actors
+            .iter()
+            .filter(|(_, a)| starts(a))
+            .map(|(id, _)| *id)
+            .collect();
+        self.tell(Event::Restart { group });
+        if self.pool.has_group(group) {
+            assert!(
+                before.iter().all(|id| !starts(&self.actors[id])),
+                "a start from before the restart may still join"
+            );
+        }
+    }
+
     fn step(&mut self, chance: &Chance) {
         match *chance {
             Chance::Arrive { group } => {
@@ -350,7 +386,10 @@ impl World {
                     self.tell(Event::LeaveAsked { process: id });
                 }
             }
-            Chance::Restart { .. } | Chance::Limits { .. } | Chance::Resize { .. } => {
+            Chance::Restart { .. }
+            | Chance::Retire { .. }
+            | Chance::Limits { .. }
+            | Chance::Resize { .. } => {
                 self.administer(chance);
             }
             Chance::Pass { ms } => {
@@ -363,19 +402,26 @@ impl World {
     /// What an administrator may do.
     fn administer(&mut self, chance: &Chance) {
         match *chance {
-            Chance::Restart { group } => self.tell(Event::Restart {
-                group: GroupId(group),
-            }),
+            Chance::Restart { group } => self.restart(GroupId(group)),
+            Chance::Retire { process } => {
+                if let Some(process) = self.pick(process, |a| a.phase == Phase::Live) {
+                    self.tell(Event::Retire { process });
+                }
+            }
             Chance::Limits {
                 group,
                 min,
                 max,
                 confirmed,
+                rolling,
+                resists,
             } => {
                 let limits = GroupLimits {
                     min_instances: min,
                     max_instances: max,
                     confirmed,
+                    rolling,
+                    resists_errors: resists,
                 };
                 self.tell(Event::GroupChanged {
                     group: GroupId(group),
@@ -492,7 +538,7 @@ proptest! {
         world.calm(400);
         for (group, min) in [(0u64, 0usize), (1, 1), (2, 2), (3, 0)] {
             let limits =
-                GroupLimits { min_instances: u32::try_from(min).unwrap(), max_instances: 0, confirmed: true };
+                GroupLimits { min_instances: u32::try_from(min).unwrap(), max_instances: 0, confirmed: true, rolling: Rolling::On, resists_errors: true };
             world.tell(Event::GroupChanged { group: GroupId(group), limits });
         }
         world.calm(400);

@@ -1,15 +1,18 @@
 //! Step 4 of a request's life: a seat, now or after a wait in the group's queue.
 
+use crate::config;
 use crate::error::RequestError;
 use crate::exchange;
 use crate::ffi::request::Request;
 use crate::worker::Worker;
-use passenger_shm::{Busy, GroupRef, Hint, ProcessRef, QueueFull, Seat};
+use passenger_shm::{Busy, GroupRef, Hint, Occupancy, ProcessRef, QueueFull, Seat};
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Longest sleep between two looks at the client.
 const SLICE: Duration = Duration::from_millis(250);
+/// Longest pause between two looks for a process of new code.
+const LOOK_PAUSE: Duration = Duration::from_millis(10);
 
 /// Takes a seat of the group, avoiding `avoid` where another process has room. Blocks while the group is
 /// busy or its first process starts.
@@ -22,13 +25,23 @@ pub(crate) fn admit<'w>(
     group: GroupRef,
     avoid: Option<ProcessRef>,
 ) -> Result<Seat<'w>, RequestError> {
+    let start = Instant::now();
+    let config = config::of_request(r.as_ptr());
+    let limit = config.and_then(config::DirConfig::max_request_queue_time);
+    let info = worker.view.group(group);
+    let wait_ms = info.map_or(0, |info| info.code_wait_ms);
+    if wait_ms > 0 && seat_holder_above(r).is_none() {
+        if let Some(seat) = await_newest(r, worker, group)? {
+            return Ok(seat);
+        }
+    }
     if let Ok(seat) = worker.client.take(group, avoid) {
         return Ok(seat);
     }
     if let Some(outer) = seat_holder_above(r) {
         return Err(RequestError::WouldDeadlock { outer });
     }
-    let failures = worker.view.group(group).map(|info| info.spawn_failures);
+    let failures = info.map(|info| info.spawn_failures);
     let mut waiter = worker
         .client
         .enqueue(group)
@@ -40,6 +53,13 @@ pub(crate) fn admit<'w>(
         }
         if is_client_gone(r) {
             return Err(RequestError::ClientGone);
+        }
+        if let Some(limit) = limit.filter(|limit| start.elapsed().as_secs() >= u64::from(*limit)) {
+            return Err(RequestError::QueueTimedOut {
+                limit,
+                length: worker.client.queue_length(group),
+                processes: processes(worker, group),
+            });
         }
         let Some(info) = worker.view.group(group) else {
             return Err(RequestError::NoInstance {
@@ -58,6 +78,45 @@ pub(crate) fn admit<'w>(
                 Err(_) => {}
             }
         }
+    }
+}
+
+/// A seat at a process of the newest code, for which requests wait after a restart for as long as the agent
+/// says so. `None`: any process will do.
+///
+/// Not in the queue: that is for any seat, and old processes have free ones. So it looks again and again.
+fn await_newest<'w>(
+    r: &Request<'_>,
+    worker: &'w Worker,
+    group: GroupRef,
+) -> Result<Option<Seat<'w>>, RequestError> {
+    let start = Instant::now();
+    let mut pause = Duration::from_millis(1);
+    let mut next_look = SLICE;
+    loop {
+        let Some(info) = worker.view.group(group) else {
+            return Ok(None);
+        };
+        match worker.client.take_newest(group) {
+            Ok(seat) => return Ok(Some(seat)),
+            // Nothing old is left to be preferred; the queue is the place to wait.
+            Err(Busy { live: 0 }) => return Ok(None),
+            Err(Busy { .. }) => {}
+        }
+        // The bound is also here, in case the agent dies before it takes its word back.
+        let waited = start.elapsed();
+        let bound = Duration::from_millis(u64::from(info.code_wait_ms));
+        if info.code_wait_ms != u32::MAX && waited >= bound {
+            return Ok(None);
+        }
+        if waited >= next_look {
+            if is_client_gone(r) {
+                return Err(RequestError::ClientGone);
+            }
+            next_look = waited + SLICE;
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(LOOK_PAUSE);
     }
 }
 
@@ -91,5 +150,31 @@ fn queue_full(worker: &Worker, group: GroupRef, full: &QueueFull) -> RequestErro
         length: full.length,
         limit,
         oldest: full.oldest,
+        processes: processes(worker, group),
     }
+}
+
+/// What each process of the group is at, for the log.
+fn processes(worker: &Worker, group: GroupRef) -> String {
+    let occupancy = worker.client.occupancy(group);
+    if occupancy.is_empty() {
+        return "no process is ready".to_owned();
+    }
+    let words: Vec<String> = occupancy.iter().map(at_work).collect();
+    words.join(", ")
+}
+
+fn at_work(process: &Occupancy) -> String {
+    let mut text = format!("process {} has {}", process.pid, process.busy);
+    if process.concurrency > 0 {
+        text += &format!(" of {}", process.concurrency);
+    }
+    text += " requests";
+    if process.orphans > 0 {
+        text += &format!(" ({} abandoned by clients)", process.orphans);
+    }
+    if !process.is_newest {
+        text += " and runs old code";
+    }
+    text
 }

@@ -3,6 +3,7 @@
 //! A look (one `stat` per startup file) is repeated after `PassengerStatThrottleRate` seconds. The agent
 //! decides for itself what it runs; this is only about whether a URL is an app's at all.
 
+use crate::restarts::RestartFiles;
 use parking_lot::{Mutex, RwLock};
 use passenger_shm::messages::Registration;
 use passenger_shm::{GroupRef, ModuleView};
@@ -32,6 +33,8 @@ pub(crate) struct App {
     pub(crate) registration: Registration,
     /// Its directory, if the worker can tell.
     pub(crate) root: Option<PathBuf>,
+    /// Its restart files.
+    pub(crate) restart_files: RestartFiles,
     group: Mutex<Option<GroupRef>>,
 }
 
@@ -60,6 +63,8 @@ pub(crate) struct Place<'a> {
     pub(crate) app_root: Option<&'a str>,
     /// `PassengerStartupFile`.
     pub(crate) startup_file: Option<&'a str>,
+    /// `PassengerRestartDir`.
+    pub(crate) restart_dir: &'a str,
     /// The type or command is configured, so no file needs to say so.
     pub(crate) is_declared: bool,
 }
@@ -122,6 +127,9 @@ impl Apps {
             .filter(|e| e.is_for(place))
             .and_then(|e| e.app.clone());
         let app = is_app.then(|| before.unwrap_or_else(|| Arc::new(describe(place, generation))));
+        if let Some(app) = &app {
+            app.restart_files.look();
+        }
         let entry = Entry {
             chain: place.chain.into(),
             document_root: place.document_root.into(),
@@ -149,6 +157,9 @@ fn describe(place: &Place<'_>, generation: u64) -> App {
             base_uri: place.base_uri.to_owned(),
         },
         root: app_root(place),
+        restart_files: RestartFiles::in_directory(
+            app_root(place).map(|root| root.join(place.restart_dir)),
+        ),
         group: Mutex::new(None),
     }
 }
@@ -198,6 +209,7 @@ mod tests {
             base_uri,
             app_root: None,
             startup_file: None,
+            restart_dir: "tmp",
             is_declared: false,
         }
     }

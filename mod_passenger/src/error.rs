@@ -24,6 +24,13 @@ pub(crate) enum RequestError {
         length: u32,
         limit: u32,
         oldest: Duration,
+        processes: String,
+    },
+    /// It has waited for a seat as long as it may.
+    QueueTimedOut {
+        limit: u32,
+        length: u32,
+        processes: String,
     },
     /// A subrequest wants a seat while the request it is part of holds one.
     WouldDeadlock { outer: String },
@@ -53,7 +60,7 @@ impl RequestError {
             Self::SendFile { .. } => 403,
             Self::BufferFile { .. } | Self::Refused { .. } | Self::Spawn(_) => 500,
             Self::WouldDeadlock { .. } => 508,
-            Self::NoInstance { .. } | Self::QueueFull { .. } => 503,
+            Self::NoInstance { .. } | Self::QueueFull { .. } | Self::QueueTimedOut { .. } => 503,
             Self::BadResponse { .. } | Self::NoResponse { .. } => 502,
         }
     }
@@ -67,6 +74,7 @@ impl RequestError {
             Self::NoInstance { .. } => "PSGR0204",
             Self::Refused { .. } => "PSGR0205",
             Self::QueueFull { .. } => "PSGR0206",
+            Self::QueueTimedOut { .. } => "PSGR0214",
             Self::Spawn(_) => "PSGR0207",
             Self::BadResponse { .. } => "PSGR0208",
             Self::NoResponse { .. } => "PSGR0209",
@@ -95,9 +103,14 @@ impl fmt::Display for RequestError {
                 "this worker has no connection to the watchdog: {reason}; the next request tries again"
             ),
             Self::Refused { reason } => write!(f, "the helper agent refuses to run this application: {reason}"),
-            Self::QueueFull { length, limit, oldest } => write!(
+            Self::QueueTimedOut { limit, length, processes } => write!(
                 f,
-                "the request queue is full: {length} waiting, limit {limit}, the oldest for {} ms; \
+                "the request waited for {limit} s, which is all it may (PassengerMaxRequestQueueTime): {length} \
+                 waiting; {processes}"
+            ),
+            Self::QueueFull { length, limit, oldest, processes } => write!(
+                f,
+                "the request queue is full: {length} waiting, limit {limit}, the oldest for {} ms; {processes}; \
                  see PassengerMaxRequestQueueSize and PassengerMaxPoolSize",
                 oldest.as_millis()
             ),
@@ -138,6 +151,7 @@ mod tests {
             length: 100,
             limit: 100,
             oldest: Duration::from_millis(12),
+            processes: String::new(),
         };
         assert_eq!(queue.status(), 503);
         assert!(queue.to_string().contains("100 waiting"));
@@ -160,6 +174,12 @@ mod tests {
                 length: 0,
                 limit: 0,
                 oldest: Duration::ZERO,
+                processes: String::new(),
+            },
+            RequestError::QueueTimedOut {
+                limit: 1,
+                length: 1,
+                processes: String::new(),
             },
             RequestError::BadResponse {
                 pid_hint: String::new(),

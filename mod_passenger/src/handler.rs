@@ -11,6 +11,7 @@ use crate::ffi::log::for_request;
 use crate::ffi::request::Request;
 use crate::mapping::{self, Mapping};
 use crate::request_body::RequestBody;
+use crate::restarts;
 use crate::upgrade;
 use crate::upstream::retry::{self, verdict, Failure, Verdict};
 use crate::worker::{self, Worker};
@@ -72,6 +73,7 @@ fn serve(r: &mut Request<'_>, mapping: &Mapping) -> Result<Outcome, RequestError
     let mut tries = Tries::new(r, &body);
     loop {
         let group = group(worker, app)?;
+        restarts::notice(worker, app, group);
         let seat = admit(r, worker, group, tries.avoid)?;
         let process = seat.process();
         match attempt(r, worker, seat, &mut outbound) {

@@ -33,6 +33,7 @@ mod page_cache;
 mod parent_watch;
 mod paths;
 mod request_body;
+mod restarts;
 mod spill;
 mod upgrade;
 mod upstream;

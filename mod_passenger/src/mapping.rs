@@ -104,6 +104,7 @@ fn find(r: &Request<'_>, config: &DirConfig<'_>) -> Option<Mapping> {
                 base_uri: spot.base_uri,
                 app_root: config.app_root(),
                 startup_file: config.startup_file(),
+                restart_dir: config.restart_dir(),
                 is_declared: config.app_type().is_some() || config.app_start_command().is_some(),
             };
             let globals = config::globals();
@@ -173,9 +174,10 @@ fn is_somebody_elses(r: &Request<'_>) -> bool {
         || r.has_set_handler()
 }
 
-/// Regular files are httpd's to serve, for every method.
+/// Regular files are httpd's to serve, for every method; with something behind the name (`/index.php/page`) only
+/// if a handler was chosen for the file (`AddHandler`, `ScriptAlias`).
 fn is_static(r: &Request<'_>) -> bool {
-    r.file_type() == FileType::Regular && r.path_info().is_empty()
+    r.file_type() == FileType::Regular && (r.path_info().is_empty() || !r.handler().is_empty())
 }
 
 /// The longest `PassengerBaseURI` that is a prefix of the path; empty if there is none.

@@ -117,7 +117,8 @@ const _: () = assert!(offset_of!(KeyEntry, lo) == 8 && offset_of!(KeyEntry, valu
 ///
 /// ```text
 ///   0 generation u32 │ 4 queue limit u32 │ 8 queue time ms u32 │ 12 code generation u32
-///  16 spawn failures u64 │ 24 definition length u32 │ 28 …
+///  16 spawn failures u64 │ 24 definition length u32 │ 28 code wait ms u32
+///  32 restart mark u64 │ 40 …
 /// 128 members 16 × u64         bit = process slot
 /// 256 definition 2048 bytes    agent's own, opaque
 /// 2304
@@ -132,7 +133,9 @@ pub(crate) struct GroupSlot {
     pub(crate) code_generation: AtomicU32,
     pub(crate) spawn_failures: AtomicU64,
     pub(crate) definition_length: AtomicU32,
-    _pad: [AtomicU32; 25],
+    pub(crate) code_wait_ms: AtomicU32,
+    pub(crate) restart_mark: AtomicU64,
+    _pad: [AtomicU32; 22],
     pub(crate) members: [AtomicU64; MEMBER_WORDS],
     pub(crate) definition: [AtomicU64; DEFINITION_WORDS],
 }
@@ -143,6 +146,8 @@ const _: () = assert!(offset_of!(GroupSlot, queue_time_ms) == 8);
 const _: () = assert!(offset_of!(GroupSlot, code_generation) == 12);
 const _: () = assert!(offset_of!(GroupSlot, spawn_failures) == 16);
 const _: () = assert!(offset_of!(GroupSlot, definition_length) == 24);
+const _: () = assert!(offset_of!(GroupSlot, code_wait_ms) == 28);
+const _: () = assert!(offset_of!(GroupSlot, restart_mark) == 32);
 const _: () = assert!(offset_of!(GroupSlot, members) == LINE);
 const _: () = assert!(offset_of!(GroupSlot, definition) == 2 * LINE);
 
@@ -245,6 +250,8 @@ pub fn layout_hash() -> u64 {
         offset_of!(GroupSlot, queue_limit),
         offset_of!(GroupSlot, queue_time_ms),
         offset_of!(GroupSlot, code_generation),
+        offset_of!(GroupSlot, code_wait_ms),
+        offset_of!(GroupSlot, restart_mark),
         offset_of!(GroupSlot, spawn_failures),
         offset_of!(GroupSlot, definition_length),
         offset_of!(GroupSlot, members),

@@ -69,8 +69,8 @@ mod watchdog;
 
 pub use ids::{ClientId, GroupKey, GroupRef, ProcessRef, MAX_CLIENT_GENERATION};
 pub use params::{
-    Capacities, GroupInfo, GroupParams, Hint, Load, ProcessParams, ProcessSnapshot, ProcessState,
-    Protocol, Queue, MAX_DEFINITION_BYTES, STALE_GRANT,
+    restart_mark, Capacities, GroupInfo, GroupParams, Hint, Load, Occupancy, ProcessParams,
+    ProcessSnapshot, ProcessState, Protocol, Queue, MAX_DEFINITION_BYTES, STALE_GRANT,
 };
 
 #[cfg(not(loom))]

@@ -87,6 +87,11 @@ pub struct GroupParams {
     pub queue_time_ms: u32,
     /// Newest generation of the app's code: processes of it are preferred.
     pub code_generation: u32,
+    /// How long a request is to wait for a process of that generation before it takes an older one, in
+    /// milliseconds; `u32::MAX` = for as long as this says so.
+    pub code_wait_ms: u32,
+    /// [`restart_mark`] of the restart file that the agent acted upon last; 0 = it has not looked yet.
+    pub restart_mark: u64,
 }
 
 /// What a worker must know of a group.
@@ -100,6 +105,23 @@ pub struct GroupInfo {
     pub spawn_failures: u64,
     /// Newest generation of the app's code.
     pub code_generation: u32,
+    /// How long a request is to wait for a process of that generation before it takes an older one, in
+    /// milliseconds; `u32::MAX` = for as long as this says so.
+    pub code_wait_ms: u32,
+    /// [`restart_mark`] of the restart file that the agent acted upon last; 0 = it has not looked yet.
+    pub restart_mark: u64,
+}
+
+/// What worker and agent compare to know whether a restart file was touched: its modification time in one
+/// word. `None`: there is no such file.
+#[must_use]
+pub fn restart_mark(modified: Option<(i64, i64)>) -> u64 {
+    // Nanoseconds need 30 bits, and 34 bits of seconds last until the year 2514. 1 is a file that is not
+    // there; one of the Epoch's first nanosecond is taken for it.
+    modified.map_or(1, |(seconds, nanoseconds)| {
+        let mark = seconds << 30 | nanoseconds & ((1 << 30) - 1);
+        u64::from_ne_bytes(mark.to_ne_bytes()).max(1)
+    })
 }
 
 /// The facts of a process that is ready.
@@ -159,6 +181,23 @@ impl Load {
     pub fn is_idle(self) -> bool {
         self.held == 0 && self.granted == 0 && self.orphans == 0
     }
+}
+
+/// What a worker sees of a process's business, for the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Occupancy {
+    /// Its name.
+    pub process: ProcessRef,
+    /// Its PID.
+    pub pid: i32,
+    /// Requests at once, 0 = unlimited.
+    pub concurrency: u32,
+    /// Requests it has.
+    pub busy: u32,
+    /// How many of them are seats whose worker is gone.
+    pub orphans: u32,
+    /// Whether it runs the newest generation of the app's code.
+    pub is_newest: bool,
 }
 
 /// How many requests wait for a group.

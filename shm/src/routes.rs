@@ -163,7 +163,11 @@ impl Routes {
         let params = GroupParams {
             queue_limit: slot.queue_limit.load(Ordering::Relaxed),
             queue_time_ms: slot.queue_time_ms.load(Ordering::Relaxed),
-            code_generation: slot.code_generation.load(Ordering::Relaxed),
+            // Acquire, PAIR(restart): backwards in the order of the stores.
+            restart_mark: slot.restart_mark.load(Ordering::Acquire),
+            // Acquire, PAIR(restart)
+            code_generation: slot.code_generation.load(Ordering::Acquire),
+            code_wait_ms: slot.code_wait_ms.load(Ordering::Relaxed),
         };
         self.is_current(group).then_some(params)
     }
@@ -179,6 +183,8 @@ impl Routes {
             queue_time: (queue_time != 0).then(|| Duration::from_millis(queue_time)),
             spawn_failures,
             code_generation: params.code_generation,
+            code_wait_ms: params.code_wait_ms,
+            restart_mark: params.restart_mark,
         })
     }
 

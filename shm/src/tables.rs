@@ -149,6 +149,12 @@ impl Member<'_> {
         self.slot.concurrency.load(Ordering::Relaxed) as usize
     }
 
+    /// Its PID, for the eye.
+    pub(crate) fn pid(&self) -> i32 {
+        // Relaxed: as above.
+        i32::from_ne_bytes(self.slot.pid.load(Ordering::Relaxed).to_ne_bytes())
+    }
+
     /// Generation of the code it has loaded.
     pub(crate) fn code_generation(&self) -> u32 {
         // Relaxed: as above, and only a preference.

@@ -88,6 +88,15 @@ fn the_least_busy_newest_clean_and_not_avoided_process_is_taken() {
         new_seats.iter().all(|seat| seat.process() == new),
         "new code first"
     );
+    assert!(
+        client.take_newest(group).is_err(),
+        "older code has room, but that is not what was asked for"
+    );
+    let glance = client.occupancy(group);
+    assert_eq!(glance.iter().filter(|o| o.is_newest).count(), 1);
+    assert!(glance
+        .iter()
+        .all(|o| o.process != new || (o.busy, o.concurrency) == (2, 2)));
     assert_eq!(
         client.take(group, None).unwrap().process(),
         clean,

@@ -12,6 +12,7 @@
 //! * `languages`: checkers, frameworks, server-sent events, ASGI.
 //! * `users`: who the apps run as.
 //! * `crash`: kill -9 of each kind of process, idle, under load and in the middle of a request.
+//! * `pool`: restarts by file, full queues, retiring processes.
 //! * `restart`: graceful, and what stays warm.
 //! * `retry`: apps that die while they answer.
 //! * `slow`: slow clients and clients that go away.
@@ -31,6 +32,7 @@ mod hosting;
 mod languages;
 mod mapping;
 mod modules;
+mod pool;
 mod requests;
 mod restart;
 mod retry;

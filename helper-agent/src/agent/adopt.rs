@@ -10,9 +10,11 @@ use passenger_shm::{GroupParams, GroupRef, ProcessRef, ProcessSnapshot, ProcessS
 use super::core::Agent;
 use super::groups::Group;
 use super::processes::{Phase, Process};
+use super::restarts::RestartLook;
+use super::retiring::Share;
 use super::start::StoredProcess;
 use crate::config::Definition;
-use crate::pool::{Event, GroupId, GroupLimits, ProcessId};
+use crate::pool::{CodeWait, Event, GroupId, GroupLimits, ProcessId};
 
 impl Agent {
     pub(super) fn adopt(&mut self, stored: Vec<StoredProcess>) {
@@ -76,8 +78,11 @@ impl Agent {
             configuration,
             options: options.unwrap_or_default(),
             code_generation: params.code_generation,
+            code_wait: CodeWait::No,
+            restart_mark: params.restart_mark,
+            restart_look: RestartLook::default(),
             failure: None,
-            is_preparing: false,
+            preparing_since: None,
         };
         let limits = group.limits();
         let id = self.groups.insert(group);
@@ -114,6 +119,8 @@ impl Agent {
             code_generation: snapshot.map_or(0, |s| s.code_generation),
             phase: Phase::Serving,
             body: Some(body),
+            // What it had under its former agent is not known; it begins anew.
+            share: Share::after(self.view.load(reference).takes),
             question: None,
             is_ending: false,
             is_drained: false,

@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 use super::groups::Groups;
 use super::processes::{Body, Processes};
 use super::registration::Waiting;
+use super::retiring::RetiringLook;
 use super::start::{ConfigFiles, Inventory};
 use super::store_link::StoreLink;
 use super::tasks::{Happening, Happenings};
@@ -56,6 +57,7 @@ pub(super) struct Agent {
     /// When everything is to be over, once that was said.
     pub(super) stop_at: Option<Instant>,
     pub(super) next_token: u64,
+    pub(super) retiring: RetiringLook,
     epoch: Instant,
     inbox: mpsc::Receiver<Happening>,
     events: VecDeque<Event>,
@@ -96,6 +98,7 @@ impl Agent {
             happenings,
             stop_at: None,
             next_token: 1,
+            retiring: RetiringLook::default(),
             epoch: now,
             inbox,
             events: VecDeque::new(),
@@ -197,6 +200,8 @@ impl Agent {
                 reply,
             } => self.on_asked(client, message, reply),
             Happening::Found { ticket, result } => self.on_found(ticket, result),
+            Happening::SawRestartFiles { group, files } => self.on_restart_files(group, files),
+            Happening::Measured { sizes } => self.on_measured(&sizes),
             Happening::Prepared {
                 group,
                 process,
@@ -275,6 +280,16 @@ impl Agent {
                 self.with_body(process, |body| body.signal(libc::SIGTERM));
             }
             Command::Kill { process } => self.kill(process),
+            Command::AwaitCode { group, wait } => self.await_code(group, wait),
+            Command::KeptOld { group } => {
+                if let Some(group) = self.groups.get(group) {
+                    log::warn!(
+                        "app {}: its new code does not start, the processes of the old code go on serving \
+                         until the next restart",
+                        group.name
+                    );
+                }
+            }
             Command::NoteFailure { group } => {
                 if let Some(group) = self.groups.get(group) {
                     self.view.note_spawn_failure(group.reference);
@@ -295,14 +310,16 @@ impl Agent {
 
     /// Looks at the tables and tells the pool.
     pub(super) fn look(&mut self) {
-        while self.view.pop_hint().is_some() {}
-        let _ = self.view.hints_overflowed();
+        self.take_hints();
+        self.look_at_restart_files();
         let observation = self.observe();
         self.last_look = Instant::now();
         self.tell(Event::Looked(observation));
         let size = self.pool.size();
         self.settle();
         self.ask_about_orphans();
+        self.look_for_retiring();
+        self.settle();
         self.look_pause = if self.pool.size() == size {
             (self.look_pause * 2).clamp(LOOK_PAUSE.0, LOOK_PAUSE.1)
         } else {
@@ -312,7 +329,7 @@ impl Agent {
 
     /// A look, but only if somebody asked for one.
     fn look_at_hints(&mut self) {
-        if self.view.pop_hint().is_some() || self.view.hints_overflowed() {
+        if self.take_hints() {
             self.look();
         } else {
             self.look_pause = Duration::ZERO;

@@ -67,7 +67,11 @@ impl Agent {
             .take();
         let story = std::mem::take(&mut starting.story);
         let output = tail.map(|tail| tail.text()).unwrap_or_default();
-        self.report(group_id, &cause, &story, &output);
+        if process.is_ending {
+            log::debug!("a start that is not wanted any more was given up");
+        } else {
+            self.report(group_id, &cause, &story, &output);
+        }
         self.bury(id);
         self.tell(Event::SpawnFailed { process: id });
     }

@@ -3,12 +3,14 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Instant;
 
 use passenger_shm::messages::{Registration, SpawnFailure};
 use passenger_shm::{GroupParams, GroupRef};
 
+use super::restarts::RestartLook;
 use crate::config::{AppOptions, Configuration, Definition, Identity};
-use crate::pool::{GroupId, GroupLimits};
+use crate::pool::{CodeWait, GroupId, GroupLimits};
 
 /// Registrations that one group remembers; a worker that invents more makes it forget, not grow.
 const MAX_REGISTRATIONS: usize = 256;
@@ -27,9 +29,15 @@ pub(super) struct Group {
     pub(super) options: AppOptions,
     /// Counts restarts; processes of the newest are preferred.
     pub(super) code_generation: u32,
+    /// How long requests wait for the newest.
+    pub(super) code_wait: CodeWait,
+    /// The restart file acted upon last.
+    pub(super) restart_mark: u64,
+    /// Whether its restart files are being looked at, and what asks for another look after that.
+    pub(super) restart_look: RestartLook,
     pub(super) failure: Option<SpawnFailure>,
-    /// Whether a helper thread is looking at its files; one that hangs must not be joined by others.
-    pub(super) is_preparing: bool,
+    /// Since when a helper thread is looking at its files; one that hangs must not be joined by others.
+    pub(super) preparing_since: Option<Instant>,
 }
 
 impl Group {
@@ -39,6 +47,12 @@ impl Group {
             queue_limit: self.options.max_queue(),
             queue_time_ms: u32::try_from(self.options.max_queue_time_ms()).unwrap_or(u32::MAX),
             code_generation: self.code_generation,
+            code_wait_ms: match self.code_wait {
+                CodeWait::No => 0,
+                CodeWait::Briefly(ms) => ms,
+                CodeWait::Always => u32::MAX,
+            },
+            restart_mark: self.restart_mark,
         }
     }
 
@@ -50,6 +64,8 @@ impl Group {
             min_instances: self.options.min_instances(),
             max_instances: if own == 0 { everybodys } else { own },
             confirmed: self.registration.is_some(),
+            rolling: self.options.rolling,
+            resists_errors: self.options.resists_errors(),
         }
     }
 }

@@ -19,6 +19,8 @@
 //! | `processes`, `tasks` | app processes that exist, and what watches them |
 //! | `spawning`, `failing`, `ending` | the beginning and the end of a process |
 //! | `adopt` | taking over what an earlier agent left |
+//! | `restarts` | restart files; what workers are told of a restart |
+//! | `retiring` | processes that had their share of requests, memory or time |
 //! | `workers` | connections of httpd's children |
 //! | `store_link` | what the watchdog is told; becoming the watchdog |
 
@@ -31,6 +33,8 @@ mod look;
 mod processes;
 mod reconfigure;
 mod registration;
+mod restarts;
+mod retiring;
 mod spawning;
 mod start;
 mod store_link;

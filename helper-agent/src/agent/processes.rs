@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use passenger_shm::{Orphan, ProcessRef};
 use tokio::task::AbortHandle;
 
+use super::retiring::Share;
 use super::tasks::SharedTail;
 use crate::pool::{GroupId, ProcessId};
 use crate::spawn::dialogue;
@@ -27,6 +28,8 @@ pub(super) struct Process {
     pub(super) phase: Phase,
     /// What there is of it; `None` while its start is prepared.
     pub(super) body: Option<Body>,
+    /// What it has had of requests and time.
+    pub(super) share: Share,
     /// A question about orphans that it has not answered.
     pub(super) question: Option<Question>,
     /// Whether the pool wants it to end.

@@ -11,9 +11,10 @@ use tokio::sync::oneshot;
 
 use super::core::Agent;
 use super::groups::Group;
+use super::restarts::RestartLook;
 use super::tasks::Happening;
 use crate::config::{Application, Configuration, Identity};
-use crate::pool::{Event, GroupId};
+use crate::pool::{CodeWait, Event, GroupId};
 
 /// How long a registration waits for its configuration, and for file systems. A worker gives its connection
 /// up after ten seconds, so it is told before.
@@ -198,8 +199,11 @@ impl Agent {
             configuration,
             options: app.options,
             code_generation: 1,
+            code_wait: CodeWait::No,
+            restart_mark: 0,
+            restart_look: RestartLook::default(),
             failure: None,
-            is_preparing: false,
+            preparing_since: None,
         };
         group.reference = self
             .view
@@ -209,6 +213,7 @@ impl Agent {
         log::info!("app {} is served from now on", group.name);
         let id = self.groups.insert(group);
         self.tell(Event::GroupAdded { group: id, limits });
+        self.look_at_restart_files();
         Ok(id)
     }
 

@@ -5,11 +5,14 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use passenger_shm::messages::Registration;
 use passenger_shm::{ProcessParams, Protocol};
 
 use super::core::{watch, Agent};
 use super::processes::{Body, Phase, Process, Starting};
+use super::retiring::Share;
 use super::tasks::{self, Happening};
+use crate::config::Configuration;
 use crate::instance;
 use crate::output::LineDrain;
 use crate::pool::{Event, GroupId, ProcessId};
@@ -21,6 +24,9 @@ use crate::sys::process::effective_uid;
 
 /// A process that said why it failed exits by itself; it is given so long.
 const LAST_WORDS: Duration = Duration::from_secs(2);
+/// A start waits so long for the preparation of one before it, which was given up. After that it fails
+/// with a sentence: helper threads must not gather in a file system that does not answer.
+const PREPARE_PATIENCE: Duration = Duration::from_secs(2);
 
 impl Agent {
     /// Begins a start. Whatever becomes of it is an event for the pool.
@@ -57,6 +63,7 @@ impl Agent {
             code_generation: group.code_generation,
             phase: Phase::Starting(Box::new(starting)),
             body: None,
+            share: Share::after(self.view.load(reference).takes),
             question: None,
             is_ending: false,
             is_drained: false,
@@ -64,21 +71,37 @@ impl Agent {
         };
         let configuration = Arc::clone(&group.configuration);
         let registration = group.registration.clone();
-        let is_preparing = group.is_preparing;
+        let is_preparing = group.preparing_since.is_some();
+        let is_stuck = group
+            .preparing_since
+            .is_some_and(|since| since.elapsed() >= PREPARE_PATIENCE);
         self.processes.insert(id, process);
         let Some(registration) = registration else {
             let text = "the configuration does not name it any more".to_owned();
             self.fail_start(id, Cause::NotBegun(text));
             return;
         };
-        if is_preparing {
+        if is_stuck {
             let text =
                 "the file system or name service that the start before asked has not answered yet";
             self.fail_start(id, Cause::NotBegun(text.to_owned()));
             return;
         }
+        if !is_preparing {
+            self.prepare(group_id, id, configuration, registration);
+        }
+    }
+
+    /// Has a helper thread find out what is to be started.
+    fn prepare(
+        &mut self,
+        group_id: GroupId,
+        id: ProcessId,
+        configuration: Arc<Configuration>,
+        registration: Registration,
+    ) {
         if let Some(group) = self.groups.get_mut(group_id) {
-            group.is_preparing = true;
+            group.preparing_since = Some(Instant::now());
         }
         let (out, loaders) = (self.happenings.clone(), self.loaders.clone());
         tokio::task::spawn_blocking(move || {
@@ -99,7 +122,7 @@ impl Agent {
         result: Result<Box<Prepared>, String>,
     ) {
         if let Some(group) = self.groups.get_mut(group) {
-            group.is_preparing = false;
+            group.preparing_since = None;
             if let Ok(prepared) = &result {
                 group.name.clone_from(&prepared.group_name);
             }
@@ -109,11 +132,30 @@ impl Agent {
             .get_mut(id)
             .is_some_and(|process| process.body.is_none() && process.starting().is_some());
         if !is_awaited {
+            self.prepare_next(group);
             return;
         }
         let launched = result.and_then(|prepared| self.launch(id, &prepared));
         if let Err(text) = launched {
             self.fail_start(id, Cause::NotBegun(text));
+        }
+    }
+
+    /// Prepares the start that waited because one before it, given up meanwhile, was being prepared.
+    fn prepare_next(&mut self, group_id: GroupId) {
+        let waits = |p: &Process| {
+            p.group == group_id && p.body.is_none() && matches!(p.phase, Phase::Starting(_))
+        };
+        let next = self.processes.iter().find(|(_, p)| waits(p));
+        let Some(id) = next.map(|(id, _)| id) else {
+            return;
+        };
+        let Some(group) = self.groups.get(group_id) else {
+            return;
+        };
+        let configuration = Arc::clone(&group.configuration);
+        if let Some(registration) = group.registration.clone() {
+            self.prepare(group_id, id, configuration, registration);
         }
     }
 
@@ -277,6 +319,10 @@ impl Agent {
         };
         let (pid, reference, group_id) = (process.pid(), process.reference, process.group);
         let code_generation = process.code_generation;
+        if process.is_ending {
+            // Killed already, because of a restart: what it loaded may be the old code.
+            return;
+        }
         let Some(starting) = process.starting() else {
             return;
         };

@@ -13,6 +13,7 @@ use passenger_shm::messages::{FromWorker, ToWorker};
 use passenger_shm::ClientId;
 use tokio::sync::{mpsc, oneshot};
 
+use super::restarts::RestartFiles;
 use crate::config::Application;
 use crate::log as sink;
 use crate::output::{Drained, LineDrain, Scratch, STALE};
@@ -48,6 +49,13 @@ pub(super) enum Happening {
         process: ProcessId,
         result: Result<Box<Prepared>, String>,
     },
+    /// A helper thread looked at an app's restart files; `None`: it found no app.
+    SawRestartFiles {
+        group: GroupId,
+        files: Option<RestartFiles>,
+    },
+    /// A helper thread measured processes: megabytes of their own.
+    Measured { sizes: Vec<(ProcessId, u64)> },
     /// A process said a line.
     Said {
         process: ProcessId,

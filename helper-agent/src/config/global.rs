@@ -23,6 +23,8 @@ pub struct Global {
     pub log_level: u32,
     /// `PassengerStatThrottleRate` in seconds.
     pub stat_throttle_rate: u32,
+    /// `PassengerAnalyticsCollectionRate`: seconds between looks at the processes' memory.
+    pub measure_rate: u32,
     /// `PassengerDefaultRuby`.
     pub default_ruby: Option<String>,
     /// `PassengerDisableLogPrefix`.
@@ -40,6 +42,7 @@ impl Default for Global {
             default_group: None,
             log_level: 3,
             stat_throttle_rate: 10,
+            measure_rate: 4,
             default_ruby: None,
             disable_log_prefix: false,
         }
@@ -73,6 +76,7 @@ impl Global {
             "PassengerDefaultGroup" => self.default_group = value::optional_text(it)?,
             "PassengerLogLevel" => self.log_level = value::count(it, 0)?,
             "PassengerStatThrottleRate" => self.stat_throttle_rate = value::count(it, 0)?,
+            "PassengerAnalyticsCollectionRate" => self.measure_rate = value::count(it, 1)?,
             "PassengerDefaultRuby" => self.default_ruby = value::optional_text(it)?,
             "PassengerDisableLogPrefix" => self.disable_log_prefix = value::flag(it)?,
             _ => {}

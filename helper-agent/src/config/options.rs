@@ -7,6 +7,7 @@ use std::time::Duration;
 use passenger_shm::messages::{Directive, Record};
 
 use super::value;
+use crate::pool::Rolling;
 
 /// Options of one application. Absent means: nobody wrote the directive.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -31,6 +32,17 @@ pub struct AppOptions {
     pub group: Option<String>,
     /// `PassengerBaseURI`: all of the last section that has one.
     pub base_uris: BTreeSet<String>,
+    /// `PassengerRestartDir`, relative to the app root unless absolute.
+    pub restart_dir: Option<String>,
+    /// `PassengerRollingRestarts`.
+    pub rolling: Rolling,
+    resists_errors: Option<bool>,
+    /// `PassengerMaxRequests`; 0 = no limit.
+    pub max_requests: u32,
+    /// `PassengerMemoryLimit` in megabytes; 0 = no limit.
+    pub memory_limit: u32,
+    /// `PassengerMaxRequestTime` in seconds; 0 = no limit.
+    pub max_request_time: u32,
     /// `PassengerMaxInstances`; 0 = no limit of its own.
     pub max_instances: u32,
     app_env: Option<String>,
@@ -82,6 +94,24 @@ impl AppOptions {
             }
             "PassengerMinInstances" => self.min_instances = Some(value::count(it, 0)?),
             "PassengerMaxInstances" => self.max_instances = value::count(it, 0)?,
+            "PassengerRestartDir" => self.restart_dir = value::optional_text(it)?,
+            "PassengerRollingRestarts" => {
+                self.rolling = match value::text(it)?.to_ascii_lowercase().as_str() {
+                    "on" => Rolling::On,
+                    "off" => Rolling::Off,
+                    _ => Rolling::Auto,
+                };
+            }
+            "PassengerResistDeploymentErrors" => {
+                self.resists_errors = match value::text(it)?.to_ascii_lowercase().as_str() {
+                    "on" => Some(true),
+                    "off" => Some(false),
+                    _ => None,
+                };
+            }
+            "PassengerMaxRequests" => self.max_requests = value::count(it, 0)?,
+            "PassengerMemoryLimit" => self.memory_limit = value::count(it, 0)?,
+            "PassengerMaxRequestTime" => self.max_request_time = value::count(it, 0)?,
             "PassengerStartTimeout" => self.start_timeout = Some(value::count(it, 1)?),
             "PassengerMaxRequestQueueSize" => self.max_queue = Some(value::count(it, 0)?),
             "PassengerMaxRequestQueueTime" => self.max_queue_time = Some(value::count(it, 0)?),
@@ -134,6 +164,14 @@ impl AppOptions {
         self.friendly.unwrap_or(self.app_env() == "development")
     }
 
+    /// Whether old processes stay when new code does not start: by default everywhere but in development,
+    /// where the error page is what is wanted.
+    #[must_use]
+    pub fn resists_errors(&self) -> bool {
+        self.resists_errors
+            .unwrap_or(self.app_env() != "development")
+    }
+
     /// Requests at once that a process is to get whatever it says itself; 0 = unlimited.
     #[must_use]
     pub fn forced_concurrency(&self) -> Option<u32> {
@@ -161,6 +199,12 @@ impl AppOptions {
             max_queue: None,
             max_queue_time: None,
             friendly: None,
+            max_requests: 0,
+            memory_limit: 0,
+            max_request_time: 0,
+            restart_dir: None,
+            rolling: Rolling::default(),
+            resists_errors: None,
             base_uris: BTreeSet::new(),
             ..options.clone()
         };

@@ -46,6 +46,35 @@ pub struct GroupLimits {
     /// Whether the configuration now in force still names this group. An unconfirmed group goes
     /// on serving, loses its minimum, and is forgotten once its processes were idle long enough.
     pub confirmed: bool,
+    /// Whether requests wait for the new code after a restart.
+    pub rolling: Rolling,
+    /// Whether old processes stay when the new code does not start.
+    pub resists_errors: bool,
+}
+
+/// Who is served by which code while a restart is under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Rolling {
+    /// A request waits for the new code for a moment if the app usually starts that fast, and is then
+    /// served by an old process.
+    #[default]
+    Auto,
+    /// No request waits; old processes serve until the new are ready.
+    On,
+    /// Every request waits for the new code.
+    Off,
+}
+
+/// How long requests are to wait for a process of the newest code although older ones have room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum CodeWait {
+    /// Not at all.
+    #[default]
+    No,
+    /// So many milliseconds each.
+    Briefly(u32),
+    /// Until the pool says otherwise.
+    Always,
 }
 
 /// A group's queue as seen in the tables.
@@ -114,6 +143,11 @@ pub enum Event {
         /// The group.
         group: GroupId,
     },
+    /// Replace this process: it had its share of requests or memory. It serves until another is ready.
+    Retire {
+        /// The process.
+        process: ProcessId,
+    },
     /// Somebody is about to need a seat of this group.
     Demand {
         /// The group.
@@ -181,6 +215,18 @@ pub enum Command {
     Kill {
         /// The process.
         process: ProcessId,
+    },
+    /// Tell workers how long requests of this group wait for the newest code.
+    AwaitCode {
+        /// The group.
+        group: GroupId,
+        /// How long.
+        wait: CodeWait,
+    },
+    /// The new code does not start; old processes go on serving until the next restart. Said once.
+    KeptOld {
+        /// The group.
+        group: GroupId,
     },
     /// Tell the group's waiters that a spawn failed.
     NoteFailure {

@@ -1,7 +1,7 @@
 //! One application in the pool's books: limits, queue as last seen, and how its spawns went.
 //! Owns the rule when a failed spawn may be tried again.
 
-use super::event::{GroupLimits, Millis, QueueSeen};
+use super::event::{CodeWait, GroupLimits, Millis, QueueSeen};
 
 /// A new request after a failed spawn tries again after this pause: long enough for the waiters
 /// that were told of the failure to have left their cells; doubles each time …
@@ -31,6 +31,10 @@ pub(super) struct Group {
     pub(super) unconfirmed_since: Option<Millis>,
     /// Counts restarts; processes of an older edition are replaced.
     pub(super) edition: u64,
+    /// The newest edition did not start, and old processes are kept until the next restart.
+    pub(super) keeps_old: bool,
+    /// How long requests wait for the newest edition, and since when.
+    pub(super) code_wait: (CodeWait, Millis),
 }
 
 impl Group {
@@ -45,6 +49,8 @@ impl Group {
             unconfirmed_since: (!limits.confirmed).then_some(now),
             // Not the lowest, so that what a former agent left can be older.
             edition: 1,
+            keeps_old: false,
+            code_wait: (CodeWait::No, now),
         }
     }
 
@@ -113,6 +119,7 @@ impl Group {
 
 #[cfg(test)]
 mod tests {
+    use super::super::event::Rolling;
     use super::*;
 
     fn group() -> Group {
@@ -120,6 +127,8 @@ mod tests {
             min_instances: 1,
             max_instances: 0,
             confirmed: true,
+            rolling: Rolling::Auto,
+            resists_errors: true,
         };
         Group::new(limits, Millis(0))
     }

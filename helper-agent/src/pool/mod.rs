@@ -12,6 +12,7 @@
 //!
 //! * `event.rs` – the vocabulary;
 //! * `process.rs`, `group.rs` – the books;
+//! * `restart.rs` – restarts: who waits for the new code, and what its failure means;
 //! * `policy.rs` – what follows from the books: the only place with opinions; `ending.rs` – how an end is
 //!   urged on.
 //!
@@ -23,14 +24,15 @@ mod event;
 mod group;
 mod policy;
 mod process;
+mod restart;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
 
 pub use event::{
-    Command, Event, GroupId, GroupLimits, LoadSeen, Millis, Observation, PoolLimits, ProcessId,
-    QueueSeen,
+    CodeWait, Command, Event, GroupId, GroupLimits, LoadSeen, Millis, Observation, PoolLimits,
+    ProcessId, QueueSeen, Rolling,
 };
 use group::Group;
 use process::{Process, Stage, State};
@@ -106,10 +108,10 @@ impl Pool {
                 }
             }
             Event::Adopted { .. } => self.adopt(now, &event),
-            Event::Restart { group } => {
-                if let Some(group) = self.groups.get_mut(&group) {
-                    group.edition += 1;
-                    group.recovered();
+            Event::Restart { group } => self.restart(now, group, &mut commands),
+            Event::Retire { process } => {
+                if let Some(process) = self.processes.get_mut(&process) {
+                    process.is_retiring = true;
                 }
             }
             Event::Demand { group } => {
@@ -200,13 +202,15 @@ impl Pool {
             group.is_demanded = false;
         }
         self.end_one_replaced(now, group_id, out);
+        self.new_code_started(now, group_id, out);
     }
 
     fn failed(&mut self, now: Millis, id: ProcessId, out: &mut Vec<Command>) {
         let Some(process) = self.processes.remove(&id) else {
             return;
         };
-        if self.stop.is_some() {
+        // One that we ended ourselves says nothing about the app.
+        if self.stop.is_some() || process.is_ending() {
             return;
         }
         if let Some(group) = self.groups.get_mut(&process.group) {
@@ -215,6 +219,7 @@ impl Pool {
                 group: process.group,
             });
         }
+        self.new_code_failed(now, process.group, out);
     }
 
     fn exited(&mut self, now: Millis, id: ProcessId, out: &mut Vec<Command>) {

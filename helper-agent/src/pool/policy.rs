@@ -68,6 +68,7 @@ impl Pool {
             self.end_everything(now, out);
         } else {
             self.prove(now);
+            self.lose_patience(now, out);
             self.reap(now, out);
             self.fill(now, out);
             self.make_room(now, out);
@@ -86,6 +87,7 @@ impl Pool {
             .values()
             .any(|p| matches!(p.state, State::Ending(Stage::Draining { .. })));
         let mut wait = if drains { DRAIN_LOOK_MS } else { 1_000 };
+        wait = wait.min(self.patience_ms(now).max(DRAIN_LOOK_MS));
         for (id, group) in self.groups.iter().filter(|(_, group)| group.has_demand()) {
             let count = counts.get(id).copied().unwrap_or_default();
             if count.starting == 0 {
@@ -102,7 +104,8 @@ impl Pool {
         let mut counts: BTreeMap<GroupId, Count> = BTreeMap::new();
         for process in self.processes.values() {
             let count = counts.entry(process.group).or_default();
-            let edition = self.groups.get(&process.group).map_or(0, |g| g.edition);
+            let group = self.groups.get(&process.group);
+            let edition = group.map_or(0, |g| g.edition);
             match process.state {
                 State::Starting => count.starting += 1,
                 State::Live => {
@@ -114,7 +117,9 @@ impl Pool {
                     count.stuck += u32::from(is_stuck);
                     count.fresh += u32::from(now.since(process.since) < SETTLE_MS);
                     count.unlimited += u32::from(process.concurrency == 0);
-                    count.old += u32::from(process.edition < edition);
+                    let is_kept = group.is_some_and(|g| g.keeps_old);
+                    let is_replaced = process.is_replaced(edition) && !is_kept;
+                    count.old += u32::from(is_replaced || process.is_retiring);
                 }
                 State::Ending(_) => {}
             }
@@ -286,8 +291,8 @@ impl Pool {
         let old = self
             .processes
             .iter()
-            .filter(|(_, p)| p.group == id && p.is_live() && p.edition < edition)
-            .min_by_key(|(id, p)| (p.busyness(), Reverse(**id)))
+            .filter(|(_, p)| p.group == id && p.is_live() && p.is_replaced(edition))
+            .min_by_key(|(id, p)| (p.edition, p.busyness(), Reverse(**id)))
             .map(|(id, _)| *id);
         if let Some(old) = old {
             self.end(now, old, out);

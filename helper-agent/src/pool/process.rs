@@ -44,6 +44,8 @@ pub(super) struct Process {
     pub(super) stuck_since: Option<Millis>,
     /// Counts the group's restarts; older than the group's means: to be replaced.
     pub(super) edition: u64,
+    /// To be replaced whatever its edition.
+    pub(super) is_retiring: bool,
 }
 
 impl Process {
@@ -57,7 +59,13 @@ impl Process {
             last_used: now,
             stuck_since: None,
             edition,
+            is_retiring: false,
         }
+    }
+
+    /// Whether it is to end once another has taken its place.
+    pub(super) fn is_replaced(&self, edition: u64) -> bool {
+        self.is_retiring || self.edition < edition
     }
 
     pub(super) fn is_starting(&self) -> bool {

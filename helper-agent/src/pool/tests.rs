@@ -18,6 +18,8 @@ fn limits(min: u32) -> GroupLimits {
         min_instances: min,
         max_instances: 0,
         confirmed: true,
+        rolling: Rolling::On,
+        resists_errors: true,
     }
 }
 
@@ -493,4 +495,108 @@ fn a_process_stuck_while_it_drains_is_not_counted_upon_to_make_room() {
     );
     let drained = waits(&mut pool, 6_100, OTHER, 1, 5_045);
     assert_eq!(drained, vec![Command::Drain { process: second }]);
+}
+
+#[test]
+fn a_start_from_before_a_restart_never_joins() {
+    let mut pool = pool(3);
+    let first = one(&add(&mut pool, 0, GROUP, 1));
+    let commands = pool.handle(Millis(10), Event::Restart { group: GROUP });
+    assert_eq!(commands[0], Command::Kill { process: first });
+    let second = one(&commands);
+    assert_eq!(
+        pool.handle(Millis(20), Event::SpawnFailed { process: first }),
+        vec![],
+        "nobody is told of an end that was wanted"
+    );
+    assert_eq!(ready(&mut pool, 30, second), vec![]);
+}
+
+fn restart_with(rolling: Rolling, resists_errors: bool) -> (Pool, ProcessId, Vec<Command>) {
+    let mut pool = pool(4);
+    let first = one(&add(&mut pool, 0, GROUP, 1));
+    ready(&mut pool, 10, first);
+    let limits = GroupLimits {
+        rolling,
+        resists_errors,
+        ..limits(1)
+    };
+    let group = GROUP;
+    pool.handle(Millis(20), Event::GroupChanged { group, limits });
+    let commands = pool.handle(Millis(30), Event::Restart { group });
+    (pool, first, commands)
+}
+
+#[test]
+fn requests_wait_for_the_code_of_a_fast_app_for_a_moment() {
+    let group = GROUP;
+    let (mut pool, _, commands) = restart_with(Rolling::Auto, true);
+    let wait = CodeWait::Briefly(1_000);
+    assert_eq!(commands[0], Command::AwaitCode { group, wait });
+    let wait = CodeWait::No;
+    assert_eq!(pool.handle(Millis(1_029), Event::Tick), vec![]);
+    assert_eq!(
+        pool.handle(Millis(1_030), Event::Tick),
+        vec![Command::AwaitCode { group, wait }]
+    );
+}
+
+#[test]
+fn with_rolling_off_all_old_processes_end_when_the_first_new_one_is_ready() {
+    let group = GROUP;
+    let (mut pool, first, commands) = restart_with(Rolling::Off, true);
+    let wait = CodeWait::Always;
+    assert_eq!(commands[0], Command::AwaitCode { group, wait });
+    let second = one(&commands);
+    let wait = CodeWait::No;
+    assert_eq!(
+        ready(&mut pool, 9_000, second),
+        vec![
+            Command::Drain { process: first },
+            Command::AwaitCode { group, wait }
+        ]
+    );
+}
+
+#[test]
+fn new_code_that_does_not_start_leaves_the_old_serving_and_says_so_once() {
+    let group = GROUP;
+    let (mut pool, _, commands) = restart_with(Rolling::On, true);
+    let failed = Event::SpawnFailed {
+        process: one(&commands),
+    };
+    let commands = pool.handle(Millis(50), failed);
+    assert_eq!(
+        commands,
+        vec![Command::NoteFailure { group }, Command::KeptOld { group }]
+    );
+    assert_eq!(pool.handle(Millis(900_000), Event::Tick), vec![]);
+    one(&pool.handle(Millis(900_001), Event::Restart { group }));
+}
+
+#[test]
+fn without_resistance_new_code_that_does_not_start_ends_the_old() {
+    let group = GROUP;
+    let (mut pool, first, commands) = restart_with(Rolling::On, false);
+    let failed = Event::SpawnFailed {
+        process: one(&commands),
+    };
+    let commands = pool.handle(Millis(50), failed);
+    let process = first;
+    assert_eq!(
+        commands,
+        vec![Command::NoteFailure { group }, Command::Drain { process }]
+    );
+}
+
+#[test]
+fn a_retiring_process_serves_until_another_is_ready() {
+    let mut pool = pool(4);
+    let first = one(&add(&mut pool, 0, GROUP, 1));
+    ready(&mut pool, 10, first);
+    let second = one(&pool.handle(Millis(20), Event::Retire { process: first }));
+    assert_eq!(
+        ready(&mut pool, 30, second),
+        vec![Command::Drain { process: first }]
+    );
 }

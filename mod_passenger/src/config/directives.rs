@@ -241,6 +241,7 @@ const APP_TYPES: Kind = Kind::OneOf(&[
     "ruby", "rack", "python", "wsgi", "asgi", "node", "nodejs", "meteor",
 ]);
 const SPAWN_METHODS: Kind = Kind::OneOf(&["smart", "smart-lv2", "direct", "conservative"]);
+const AUTO_ON_OFF: Kind = Kind::OneOf(&["auto", "on", "off"]);
 const CONCURRENCY_MODELS: Kind = Kind::OneOf(&["process", "thread"]);
 
 /// Finds a row by any of its names, case-insensitively as httpd does.
@@ -373,11 +374,11 @@ pub(crate) static DIRECTIVES: &[Directive] = &[
         c"name of the app; virtual hosts with the same name share processes").built(),
     app(c"PassengerRestartDir", Text, "tmp",
         c"directory of restart.txt, relative to the app root")
-        .sets(|c, _, v| c.restart_dir = Some(v.text())),
+        .sets(|c, _, v| c.restart_dir = Some(v.text())).built(),
     app(c"PassengerMinInstances", at_least(0), "1",
         c"processes kept once the app was used").built(),
     app(c"PassengerMaxRequests", at_least(0), "0",
-        c"requests after which a process is replaced; 0 means never"),
+        c"requests after which a process is replaced; 0 means never").built(),
     app(c"PassengerUser", Text, "owner of the startup file",
         c"user the app runs as").built(),
     app(c"PassengerGroup", Text, "the user's primary group",
@@ -442,17 +443,19 @@ pub(crate) static DIRECTIVES: &[Directive] = &[
     global(c"PassengerFlyWith", Text, "none",
         c"socket of an agent that was started separately").enterprise(),
     app(c"PassengerMemoryLimit", at_least(0), "0",
-        c"megabytes after which a process is replaced; 0 means no limit").enterprise(),
+        c"megabytes after which a process is replaced; 0 means no limit").enterprise().built(),
     app(c"PassengerHardMemoryLimit", at_least(0), "0",
         c"megabytes after which a process is killed; 0 means no limit").enterprise(),
     global(c"PassengerAnalyticsCollectionRate", at_least(1), "4",
-        c"seconds between looks at the processes' memory").enterprise(),
+        c"seconds between looks at the processes' memory").enterprise().built(),
     app(c"PassengerMaxInstances", at_least(0), "0",
         c"most processes of this app; 0 means no limit").enterprise().built(),
-    app(c"PassengerRollingRestarts", Flag, "off",
-        c"whether processes are restarted one at a time").enterprise(),
-    app(c"PassengerResistDeploymentErrors", Flag, "off",
-        c"whether old processes stay when new ones do not start").enterprise(),
+    app(c"PassengerRollingRestarts", AUTO_ON_OFF, "auto",
+        c"whether old processes serve during a restart; auto: after a second")
+        .enterprise().built(),
+    app(c"PassengerResistDeploymentErrors", AUTO_ON_OFF, "auto",
+        c"whether old processes stay if new ones do not start; auto: in production")
+        .enterprise().built(),
     app(c"PassengerDebugger", Flag, "off",
         c"whether Ruby processes can be debugged").enterprise(),
     app(c"PassengerConcurrencyModel", CONCURRENCY_MODELS, "process",
@@ -461,10 +464,10 @@ pub(crate) static DIRECTIVES: &[Directive] = &[
         c"threads per process where the concurrency model is thread").enterprise().built(),
     location(c"PassengerMaxRequestTime", at_least(0), "0",
         c"seconds a request may take; 0 means no limit")
-        .sets(|c, _, v| c.max_request_time = Some(v.number())).enterprise(),
+        .sets(|c, _, v| c.max_request_time = Some(v.number())).enterprise().built(),
     location(c"PassengerMaxRequestQueueTime", at_least(0), "0",
         c"seconds a request may wait for the app; 0 means no limit")
-        .sets(|c, _, v| c.max_request_queue_time = Some(v.number())).enterprise(),
+        .sets(|c, _, v| c.max_request_queue_time = Some(v.number())).enterprise().built(),
     app(c"PassengerAppLogFile", Text, "PassengerLogFile",
         c"file for this app's output").enterprise(),
 

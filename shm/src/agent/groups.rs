@@ -148,11 +148,18 @@ fn build(slot: &GroupSlot, old: u32, params: &GroupParams, definition: &[u8]) ->
 }
 
 fn set_params(slot: &GroupSlot, params: &GroupParams) {
-    // Relaxed: independent settings.
+    // Relaxed, where nothing else is said: independent settings.
     slot.queue_limit
         .store(params.queue_limit, Ordering::Relaxed);
     slot.queue_time_ms
         .store(params.queue_time_ms, Ordering::Relaxed);
+    // Before the generation it is about: who sees the new one also knows whether to wait for it.
+    slot.code_wait_ms
+        .store(params.code_wait_ms, Ordering::Relaxed);
+    // Release, PAIR(restart): seen by whoever sees the generation.
     slot.code_generation
-        .store(params.code_generation, Ordering::Relaxed);
+        .store(params.code_generation, Ordering::Release);
+    // Release, PAIR(restart): who sees the mark sees the generation that it led to.
+    slot.restart_mark
+        .store(params.restart_mark, Ordering::Release);
 }

@@ -72,6 +72,22 @@ impl AgentView {
             .collect()
     }
 
+    /// Numbers of the requests that a process has been given and may be executing, orphans included. Those of
+    /// an unlimited process have no seats and are not listed.
+    #[must_use]
+    pub fn requests(&self, name: ProcessRef) -> Vec<u64> {
+        if self.tables.routes.process(name).is_none() {
+            return Vec::new();
+        }
+        let seats = self.tables.traffic.all_seats(name.slot() as usize).iter();
+        seats
+            .zip(0u64..)
+            .map(|(seat, index)| (seat::look(seat), index))
+            .filter(|(word, _)| matches!(word.state(), SeatState::Held | SeatState::Orphan))
+            .map(|(word, index)| index << 32 | u64::from(word.take_number()))
+            .collect()
+    }
+
     /// Frees an orphan, for the app has said that it is done with it; a waiter gets the seat or is woken.
     /// `false`: it is no longer that orphan.
     pub fn free_orphan(&self, name: ProcessRef, orphan: &Orphan) -> bool {

@@ -4,6 +4,7 @@
 //! The fast path (`take`, `Seat::release`) has no lock, no allocation, no system call unless somebody
 //! waits, and touches no reference count: seats and waiters borrow the client.
 
+mod glance;
 mod seat;
 mod waiter;
 
@@ -138,6 +139,37 @@ impl Client {
         }
         let live = self.tables().members(group, 0).map(|_| 1).sum();
         Err(Busy { live })
+    }
+
+    /// Takes a seat at a process of the group's newest code, never waiting, past whoever waits for any seat:
+    /// for requests that are not to see older code.
+    ///
+    /// # Errors
+    /// [`Busy`] when no such process has room; `live` counts processes of all generations.
+    pub fn take_newest(&self, group: GroupRef) -> Result<Seat<'_>, Busy> {
+        for _ in 0..CHOICES {
+            let Some(choice) = self
+                .choose(group, None)
+                .filter(|c| self.is_newest(group, c))
+            else {
+                break;
+            };
+            match self.seize(group, &choice) {
+                Seized::Seat(seat) => return Ok(seat),
+                Seized::Lost => {}
+                Seized::NoGroup => break,
+            }
+        }
+        let live = self.tables().members(group, 0).map(|_| 1).sum();
+        Err(Busy { live })
+    }
+
+    fn is_newest(&self, group: GroupRef, choice: &Choice<'_>) -> bool {
+        let slot = self.tables().routes.group(group);
+        // Acquire, PAIR(restart): not older than what the caller has read.
+        slot.is_some_and(|slot| {
+            slot.code_generation.load(Ordering::Acquire) == choice.member.code_generation()
+        })
     }
 
     /// Joins the group's queue. Look at [`Waiter::wait`] next: the first look is there.

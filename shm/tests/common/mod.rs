@@ -55,6 +55,8 @@ pub const PARAMS: GroupParams = GroupParams {
     queue_limit: 0,
     queue_time_ms: 0,
     code_generation: 1,
+    code_wait_ms: 0,
+    restart_mark: 0,
 };
 
 impl Instance {

@@ -1,0 +1,220 @@
+//! Processes that had their share: `PassengerMaxRequests` and `PassengerMemoryLimit` replace one, another
+//! first; `PassengerMaxRequestTime` ends one whose request takes too long. Looked at about once a second, so
+//! a process may get some requests more than its share, never fewer.
+
+use std::collections::HashMap;
+use std::fs;
+use std::time::{Duration, Instant};
+
+use super::core::Agent;
+use super::processes::Body;
+use super::tasks::Happening;
+use crate::pool::{Event, ProcessId};
+
+/// Shortest time between two looks.
+const PERIOD: Duration = Duration::from_secs(1);
+
+/// What one process has had so far.
+#[derive(Debug, Default)]
+pub(super) struct Share {
+    /// Seats of its slot that were taken before it: their counters outlive processes.
+    takes_before: u64,
+    /// Requests in execution, and when each was seen first.
+    requests: HashMap<u64, Instant>,
+    /// Whether the pool was told that it had enough.
+    is_retired: bool,
+    /// Whether it was killed for a request that took too long.
+    is_overtime: bool,
+}
+
+impl Share {
+    /// Nothing yet; the slot's seats had been taken so often before.
+    pub(super) fn after(takes: u64) -> Self {
+        Self {
+            takes_before: takes,
+            ..Self::default()
+        }
+    }
+}
+
+/// When the last looks were.
+#[derive(Debug, Default)]
+pub(super) struct RetiringLook {
+    last: Option<Instant>,
+    measured: Option<Instant>,
+    /// Whether a helper thread is measuring memory.
+    is_measuring: bool,
+}
+
+impl Agent {
+    /// Looks whether a process had its share.
+    pub(super) fn look_for_retiring(&mut self) {
+        if self
+            .retiring
+            .last
+            .is_some_and(|last| last.elapsed() < PERIOD)
+        {
+            return;
+        }
+        self.retiring.last = Some(Instant::now());
+        let mut enough = Vec::new();
+        let mut overtime = Vec::new();
+        for (id, process) in self.processes.iter_mut() {
+            let Some(group) = self.groups.get(process.group) else {
+                continue;
+            };
+            if !process.is_serving() {
+                continue;
+            }
+            let options = &group.options;
+            let share = &mut process.share;
+            let takes = self.view.load(process.reference).takes;
+            let count = takes.saturating_sub(share.takes_before);
+            let limit = u64::from(options.max_requests);
+            if limit > 0 && count >= limit && !share.is_retired && !process.is_ending {
+                share.is_retired = true;
+                enough.push((id, format!("had {count} requests")));
+            }
+            if options.max_request_time > 0 && !share.is_overtime {
+                let now = Instant::now();
+                let current = self.view.requests(process.reference);
+                share.requests.retain(|number, _| current.contains(number));
+                for number in current {
+                    share.requests.entry(number).or_insert(now);
+                }
+                let limit = Duration::from_secs(u64::from(options.max_request_time));
+                let oldest = share.requests.values().map(Instant::elapsed).max();
+                if oldest.is_some_and(|age| age >= limit) {
+                    share.is_overtime = true;
+                    overtime.push((id, options.max_request_time));
+                }
+            }
+        }
+        for (id, reason) in enough {
+            self.retire(id, &reason);
+        }
+        for (id, seconds) in overtime {
+            self.end_overtime(id, seconds);
+        }
+        self.measure_memory();
+    }
+
+    fn retire(&mut self, id: ProcessId, reason: &str) {
+        if let Some(process) = self.processes.get(id) {
+            let group = self.groups.get(process.group);
+            let name = group.map_or("?", |group| &group.name);
+            log::info!(
+                "app {name}: process {} {reason} and is replaced",
+                process.pid()
+            );
+            self.tell(Event::Retire { process: id });
+        }
+    }
+
+    fn end_overtime(&mut self, id: ProcessId, seconds: u32) {
+        if let Some(process) = self.processes.get(id) {
+            let group = self.groups.get(process.group);
+            let name = group.map_or("?", |group| &group.name);
+            log::error!(
+                "app {name}: a request takes longer than {seconds} s (PassengerMaxRequestTime), process {} \
+                 is killed",
+                process.pid()
+            );
+            self.with_body(id, Body::kill_group);
+        }
+    }
+
+    /// Has a helper thread measure the processes whose memory is limited: the kernel's answer can wait for a
+    /// process that is stuck in a page fault.
+    fn measure_memory(&mut self) {
+        let rate = Duration::from_secs(u64::from(self.configuration.global.measure_rate));
+        let is_due = self
+            .retiring
+            .measured
+            .is_none_or(|last| last.elapsed() >= rate);
+        if !is_due || self.retiring.is_measuring {
+            return;
+        }
+        let mut limited = Vec::new();
+        for (id, process) in self.processes.iter() {
+            let limit = self
+                .groups
+                .get(process.group)
+                .map_or(0, |g| g.options.memory_limit);
+            if limit > 0 && process.is_serving() && !process.is_ending && !process.share.is_retired
+            {
+                limited.push((id, process.pid()));
+            }
+        }
+        if limited.is_empty() {
+            return;
+        }
+        self.retiring.measured = Some(Instant::now());
+        self.retiring.is_measuring = true;
+        let out = self.happenings.clone();
+        tokio::task::spawn_blocking(move || {
+            let measure = |(id, pid)| Some((id, private_megabytes(pid)?));
+            let sizes = limited.into_iter().filter_map(measure).collect();
+            let _ = out.blocking_send(Happening::Measured { sizes });
+        });
+    }
+
+    pub(super) fn on_measured(&mut self, sizes: &[(ProcessId, u64)]) {
+        self.retiring.is_measuring = false;
+        for (id, megabytes) in sizes {
+            let Some(process) = self.processes.get_mut(*id) else {
+                continue;
+            };
+            let limit = self
+                .groups
+                .get(process.group)
+                .map_or(0, |g| g.options.memory_limit);
+            let is_over = limit > 0 && *megabytes > u64::from(limit);
+            if is_over && process.is_serving() && !process.share.is_retired {
+                process.share.is_retired = true;
+                self.retire(
+                    *id,
+                    &format!("has {megabytes} MB, more than {limit} (PassengerMemoryLimit),"),
+                );
+            }
+        }
+    }
+}
+
+/// Memory that a process shares with nobody, swapped pages included.
+fn private_megabytes(pid: i32) -> Option<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+    Some(private_kilobytes(&text) / 1024)
+}
+
+fn private_kilobytes(smaps_rollup: &str) -> u64 {
+    let wanted = [
+        "Private_Clean:",
+        "Private_Dirty:",
+        "Private_Hugetlb:",
+        "Swap:",
+    ];
+    let mut sum = 0;
+    for line in smaps_rollup.lines() {
+        let mut words = line.split_ascii_whitespace();
+        if words.next().is_some_and(|key| wanted.contains(&key)) {
+            let size = words.next().and_then(|word| word.parse::<u64>().ok());
+            sum += size.unwrap_or(0);
+        }
+    }
+    sum
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn private_memory_is_what_would_be_free_without_the_process() {
+        let text = "5600-7ffc ---p 00000000 00:00 0 [rollup]\nRss: 900 kB\nShared_Clean: 300 kB\n\
+                    Private_Clean:       100 kB\nPrivate_Dirty:  400 kB\nSwap: 24 kB\nSwapPss: 24 kB\n";
+        assert_eq!(private_kilobytes(text), 524);
+        let own = i32::try_from(std::process::id()).unwrap();
+        assert!(private_megabytes(own).is_some());
+    }
+}

@@ -1,0 +1,327 @@
+//! The pool at work: restarts by file, full queues, retiring processes.
+
+use harness::wait::PATIENCE;
+use harness::{processes, until, App, Language, Load, Server, Setup, Site};
+use nix::sys::signal::Signal;
+use std::fs::{self, FileTimes};
+use std::time::{Duration, SystemTime};
+
+/// An app that answers with what is in its file `code` since it was started.
+fn versioned() -> App {
+    let text = "\
+code = open('code').read()
+if 'broken' in code:
+    raise RuntimeError('this code is broken')
+
+def application(environ, start_response):
+    start_response('200 OK', [('Content-Type', 'text/plain')])
+    return [code.encode()]
+";
+    App::inline(Language::Python, text)
+        .file("code", "one")
+        .file("tmp/keep", "")
+}
+
+fn site() -> Site {
+    Site::new("app", versioned())
+}
+
+/// Workers look at each request, so that tests need not wait.
+fn start(site: Site) -> Server {
+    let server = Setup::of(site)
+        .with("PassengerStatThrottleRate 0")
+        .with("PassengerLogLevel 7")
+        .start();
+    assert_eq!(server.get("app", "/").ok(), "one");
+    // Until the agent has looked once it does not know what a touch would change.
+    until("the agent to have seen the restart files", PATIENCE, || {
+        server.log().count("saw the restart files") > 0
+    });
+    server
+}
+
+/// Deploys code and touches `restart.txt` with a time of its own, however fast the test is.
+fn deploy(server: &Server, code: &str, nth: u64) {
+    fs::write(server.app_root("app").join("code"), code).expect("write the code");
+    touch(server, nth);
+}
+
+fn touch(server: &Server, nth: u64) {
+    let file = fs::File::create(server.app_root("app").join("tmp/restart.txt")).expect("touch");
+    let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000 + nth);
+    file.set_times(FileTimes::new().set_modified(time))
+        .expect("set the file's time");
+}
+
+#[test]
+fn who_touches_restart_txt_sees_the_new_code_at_once() {
+    let server = start(site());
+    for nth in 0..5 {
+        let code = format!("code {nth}");
+        deploy(&server, &code, nth);
+        assert_eq!(server.get("app", "/").ok(), code);
+    }
+    // Whatever was touched is gone; that is no news.
+    fs::remove_file(server.app_root("app").join("tmp/restart.txt")).expect("remove");
+    let before = server.await_processes("app", 1);
+    assert_eq!(server.get("app", "/").ok(), "code 4");
+    assert_eq!(server.await_processes("app", 1), before);
+}
+
+#[test]
+fn always_restart_txt_restarts_before_each_request() {
+    let server = start(site().with("PassengerRestartDir restarts"));
+    let directory = server.app_root("app").join("restarts");
+    fs::create_dir(&directory).expect("make the directory");
+    fs::write(directory.join("always_restart.txt"), "").expect("touch");
+    for code in ["two", "three", "four"] {
+        fs::write(server.app_root("app").join("code"), code).expect("write the code");
+        assert_eq!(server.get("app", "/").ok(), code);
+    }
+}
+
+#[test]
+fn restarts_under_load_fail_no_request_and_end_with_the_new_code() {
+    let server = start(site().with("PassengerMinInstances 2"));
+    let load = Load::start(server.port(), "app", "/", 25);
+    for nth in 0..4 {
+        let before = load.answered();
+        until("the load to be under way", PATIENCE, || {
+            load.answered() > before + 300
+        });
+        deploy(&server, &format!("code {nth}"), nth);
+    }
+    server.log().expect_times("its restart file was touched", 1);
+    until("the newest code everywhere", PATIENCE, || {
+        server.get("app", "/").ok() == "code 3"
+    });
+    let tally = load.finish();
+    assert_eq!(
+        tally.failures,
+        Vec::<String>::new(),
+        "with {} answered",
+        tally.ok
+    );
+}
+
+#[test]
+fn broken_new_code_leaves_the_old_serving_and_is_reported_once() {
+    let server = start(site());
+    let load = Load::start(server.port(), "app", "/", 5);
+    deploy(&server, "broken", 1);
+    server
+        .log()
+        .expect("the processes of the old code go on serving");
+    let before = load.answered();
+    until("requests afterwards", PATIENCE, || {
+        load.answered() > before + 300
+    });
+    assert_eq!(server.get("app", "/").ok(), "one");
+    let tally = load.finish();
+    assert_eq!(tally.failures, Vec::<String>::new());
+    assert_eq!(server.log().count("go on serving"), 1);
+    deploy(&server, "repaired", 2);
+    assert_eq!(server.get("app", "/").ok(), "repaired");
+}
+
+#[test]
+fn in_development_broken_new_code_shows_its_error() {
+    let server = start(site().with("PassengerAppEnv development"));
+    deploy(&server, "broken", 1);
+    let response = server.get("app", "/");
+    assert_eq!(response.status, 500);
+    assert!(response.text().contains("this code is broken"));
+    deploy(&server, "repaired", 2);
+    until("the repaired code", PATIENCE, || {
+        server.get("app", "/").status == 200
+    });
+    assert_eq!(server.get("app", "/").ok(), "repaired");
+}
+
+#[test]
+fn with_rolling_restarts_nobody_waits_and_without_everybody_does() {
+    let slow = "import os, time\nwhile os.path.exists('hold'): time.sleep(0.01)\n";
+    for (mode, first) in [("on", "one"), ("off", "two")] {
+        let app = versioned().file("passenger_wsgi.py", &format!("{slow}{}", wsgi()));
+        let site = Site::new("app", app).with(&format!("PassengerRollingRestarts {mode}"));
+        let server = start(site);
+        server.touch("app", "hold");
+        deploy(&server, "two", 1);
+        if mode == "off" {
+            let mut client = server.client("app");
+            client
+                .send(&harness::Request::get("/"))
+                .expect("send the request");
+            server.log().expect("its restart file was touched");
+            fs::remove_file(server.app_root("app").join("hold")).expect("let it start");
+            assert_eq!(client.response().expect("the answer").ok(), first);
+        } else {
+            assert_eq!(server.get("app", "/").ok(), first);
+            server.log().expect("its restart file was touched");
+            assert_eq!(server.get("app", "/").ok(), first);
+            fs::remove_file(server.app_root("app").join("hold")).expect("let it start");
+        }
+        until("the new code", PATIENCE, || {
+            server.get("app", "/").ok() == "two"
+        });
+    }
+}
+
+fn wsgi() -> &'static str {
+    "\
+code = open('code').read()
+
+def application(environ, start_response):
+    start_response('200 OK', [('Content-Type', 'text/plain')])
+    return [code.encode()]
+"
+}
+
+#[test]
+fn a_restart_while_no_agent_lives_is_not_lost() {
+    let server = start(site());
+    let agent = server.instance().agent();
+    processes::signal(agent, Signal::SIGKILL);
+    deploy(&server, "two", 1);
+    until("the new code", PATIENCE, || {
+        server.get("app", "/").ok() == "two"
+    });
+}
+
+/// The probe in one process that takes one request at a time.
+fn single() -> Site {
+    Site::probe(Language::Python).with("PassengerMaxInstances 1")
+}
+
+#[test]
+fn a_full_queue_answers_503_and_tells_what_each_process_is_at() {
+    let server = Setup::of(single().with("PassengerMaxRequestQueueSize 1")).start();
+    let mut first = server.client("python");
+    first
+        .send(&harness::Request::get("/hold?one"))
+        .expect("send the request");
+    server.await_file("python", "one.begun");
+    let pid = server.await_processes("python", 1)[0];
+    let refused = until_refused(&server);
+    assert_eq!(refused.header("retry-after"), Some("2"));
+    server.log().expect(&format!("process {pid} has 1 of 1"));
+    server.log().expect("PSGR0206");
+    server.touch("python", "one.go");
+    assert_eq!(first.response().expect("the answer").ok(), "one\n");
+}
+
+/// Two more requests: one waits, the other finds the queue full. Which is which does not matter.
+fn until_refused(server: &Server) -> harness::Response {
+    let mut clients = [server.client("python"), server.client("python")];
+    for client in &mut clients {
+        let request = harness::Request::get("/pid");
+        client.send(&request).expect("send the request");
+    }
+    // The one that waits is answered only after the one in the process.
+    let (refused, answered) = std::sync::mpsc::channel();
+    for mut client in clients {
+        let refused = refused.clone();
+        std::thread::spawn(move || {
+            if let Ok(response) = client.response() {
+                let _ = refused.send(response);
+            }
+        });
+    }
+    let response = answered.recv_timeout(PATIENCE).expect("one is refused");
+    assert_eq!(response.status, 503);
+    response
+}
+
+#[test]
+fn a_request_waits_no_longer_than_it_may() {
+    let server = Setup::of(single().with("PassengerMaxRequestQueueTime 1")).start();
+    let mut first = server.client("python");
+    first
+        .send(&harness::Request::get("/hold?one"))
+        .expect("send the request");
+    server.await_file("python", "one.begun");
+    let response = server.get("python", "/note?late");
+    assert_eq!(response.status, 503);
+    assert_eq!(response.header("retry-after"), Some("2"));
+    server.log().expect("PSGR0214");
+    server.touch("python", "one.go");
+    assert_eq!(first.response().expect("the answer").ok(), "one\n");
+    let log = fs::read_to_string(server.app_root("python").join("requests.log"));
+    assert!(
+        !log.expect("the app's notes").contains("late"),
+        "the app got a request that was answered already"
+    );
+}
+
+#[test]
+fn a_process_is_replaced_after_its_share_of_requests_and_none_is_lost() {
+    let site = Site::probe(Language::Python).with("PassengerMaxRequests 100");
+    let server = Setup::of(site).start();
+    assert_eq!(server.get("python", "/").status, 200);
+    let first = server.await_processes("python", 1)[0];
+    let load = Load::start(server.port(), "python", "/pid", 10);
+    until("the first process to be gone", PATIENCE, || {
+        !processes::is_alive(first)
+    });
+    let tally = load.finish();
+    assert_eq!(tally.failures, Vec::<String>::new());
+    assert!(tally.ok >= 100, "it ended after {} requests", tally.ok);
+}
+
+#[test]
+fn a_process_that_grew_too_large_is_replaced() {
+    let app = App::inline(
+        Language::Python,
+        "\
+import os
+hoard = []
+
+def application(environ, start_response):
+    if environ['PATH_INFO'] == '/grow':
+        hoard.append(os.urandom(1) * (60 << 20))
+    start_response('200 OK', [('Content-Type', 'text/plain')])
+    return [str(os.getpid()).encode()]
+",
+    );
+    let site = Site::new("app", app).with("PassengerMemoryLimit 50");
+    let server = Setup::of(site)
+        .with("PassengerAnalyticsCollectionRate 1")
+        .start();
+    let pid = server.get("app", "/grow").ok();
+    server.log().expect("more than 50 (PassengerMemoryLimit)");
+    until("another process to serve", PATIENCE, || {
+        server.get("app", "/").ok() != pid
+    });
+}
+
+#[test]
+fn a_request_that_takes_too_long_costs_its_process() {
+    let server = Setup::of(single().with("PassengerMaxRequestTime 1")).start();
+    let response = server.get("python", "/hold?for-ever");
+    assert_eq!(response.status, 502);
+    server.log().expect("takes longer than 1 s");
+    assert_eq!(server.get("python", "/").status, 200);
+}
+
+#[test]
+fn sigusr1_makes_a_process_leave_and_loses_nothing() {
+    for language in Language::ALL {
+        let site = Site::probe(language).with("PassengerMinInstances 2");
+        let server = Setup::of(site).start();
+        assert_eq!(server.get(language.name(), "/").status, 200);
+        let before = server.await_processes(language.name(), 2);
+        let load = Load::start(server.port(), language.name(), "/pid", 10);
+        for pid in before {
+            let answered = load.answered();
+            processes::signal(pid, Signal::SIGUSR1);
+            until("the process to be gone", PATIENCE, || {
+                !processes::is_alive(pid)
+            });
+            until("requests afterwards", PATIENCE, || {
+                load.answered() > answered + 100
+            });
+        }
+        let tally = load.finish();
+        assert_eq!(tally.failures, Vec::<String>::new(), "{language:?}");
+    }
+}
