@@ -86,6 +86,29 @@ fn directories_are_neither_redirected_nor_listed() {
 }
 
 #[test]
+fn what_has_a_handler_is_not_the_apps() {
+    let app = environment::app(Language::Python)
+        .file("public/tool.stat", "")
+        .file("public/plain.txt", "");
+    let site = Site::new("app", app)
+        .with("AddHandler server-status .stat")
+        .with("<Location /status>\nSetHandler server-status\n</Location>");
+    for server in servers(&site, &["status"]) {
+        for target in ["/status?auto", "/tool.stat?auto", "/tool.stat/more?auto"] {
+            assert!(
+                server.get("app", target).ok().contains("ServerUptime"),
+                "{target}"
+            );
+        }
+        // A name that would have a handler, but no file: the app's.
+        let missing = server.get("app", "/missing.stat");
+        assert_eq!(missing.told("PATH_INFO"), Some("/missing.stat".into()));
+        let below = server.get("app", "/plain.txt/more");
+        assert_eq!(below.told("PATH_INFO"), Some("/plain.txt/more".into()));
+    }
+}
+
+#[test]
 fn multiviews_find_variants_and_the_app_gets_the_rest() {
     let app = environment::app(Language::Python)
         .file("public/doc.html.en", "english")

@@ -212,6 +212,26 @@ fn is_dropped(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn what_is_accepted_cannot_break_a_message(
+            fields in proptest::collection::vec(("[ -~\\r\\n\\x00]{0,12}", "[ -~\\r\\n\\x00\\x0b]{0,12}"), 0..8),
+            named in "[A-Za-z-]{1,8}",
+        ) {
+            let mut head = ResponseHead::from_status(b"200 OK").unwrap();
+            for (name, value) in &fields {
+                let _ = head.push(name.as_bytes(), value.as_bytes());
+            }
+            let _ = head.push(b"Connection", named.as_bytes());
+            for (name, value) in &head.fields {
+                prop_assert!(!name.is_empty() && name.bytes().all(is_token));
+                prop_assert!(!value.iter().any(|b| matches!(b, b'\r' | b'\n' | 0)));
+                prop_assert!(!is_dropped(name) && !name.eq_ignore_ascii_case(&named));
+            }
+        }
+    }
 
     #[test]
     fn hop_by_hop_fields_do_not_travel() {
