@@ -12,7 +12,9 @@ STAGE := $(TARGET)/stage
 LOADERS := $(shell cd helper-agent/loaders && find . -type f -not -name '*.md' -not -name '*.pyc' -not -path '*/tests/*' | sed 's|^\./||' | sort)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test build install bench deps stage
+.PHONY: help run test build install bench bench-deps deps stage
+# Packages come before what needs them, also under make -j.
+.NOTPARALLEL:
 
 help:
 	@echo 'make run      three demo apps on http://127.0.0.1:$(PORT)/ until Ctrl-C (PORT=…)'
@@ -32,9 +34,11 @@ build:
 	@command -v cargo >/dev/null || { echo 'cargo was not found: install Rust 1.85 or newer (rustup) and try again.' >&2; exit 1; }
 	cargo build --release --locked -p mod_passenger -p passenger-helper-agent
 
-bench: stage
+bench: bench-deps stage
+	@exec tests/run/bench $(STAGE)
+
+bench-deps:
 	@tests/run/deps --bench
-	@tests/run/bench $(STAGE)
 
 deps:
 	@tests/run/deps
