@@ -158,7 +158,9 @@ fn describe(place: &Place<'_>, generation: u64) -> App {
         },
         root: app_root(place),
         restart_files: RestartFiles::in_directory(
-            app_root(place).map(|root| root.join(place.restart_dir)),
+            app_root(place)
+                .map(|root| root.join(place.restart_dir))
+                .as_deref(),
         ),
         group: Mutex::new(None),
     }

@@ -6,7 +6,7 @@ use crate::worker::Worker;
 use passenger_shm::{restart_mark, GroupInfo, GroupRef, Hint};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -30,8 +30,8 @@ pub(crate) struct RestartFiles {
 
 impl RestartFiles {
     /// The files in that directory, not looked at yet.
-    pub(crate) fn in_directory(directory: Option<PathBuf>) -> Self {
-        let path = |name| directory.as_ref().map(|directory| directory.join(name));
+    pub(crate) fn in_directory(directory: Option<&Path>) -> Self {
+        let path = |name| directory.map(|directory| directory.join(name));
         Self {
             paths: path("restart.txt").zip(path("always_restart.txt")),
             mark: AtomicU64::new(restart_mark(None)),
@@ -112,7 +112,7 @@ mod tests {
     fn a_touched_file_is_reported_once_and_an_old_look_never() {
         let directory = std::env::temp_dir().join(format!("psgr-restarts-{}", std::process::id()));
         fs::create_dir_all(&directory).expect("make a directory");
-        let files = RestartFiles::in_directory(Some(directory.clone()));
+        let files = RestartFiles::in_directory(Some(&directory));
         files.look();
         assert!(!files.ask_for_restart(&info(1)), "no file");
         fs::write(directory.join("restart.txt"), "").expect("touch");

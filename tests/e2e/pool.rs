@@ -325,3 +325,74 @@ fn sigusr1_makes_a_process_leave_and_loses_nothing() {
         assert_eq!(tally.failures, Vec::<String>::new(), "{language:?}");
     }
 }
+
+#[test]
+fn many_apps_share_a_small_pool_and_none_starves() {
+    let names: Vec<String> = (0..8).map(|n| format!("app{n}")).collect();
+    let mut setup = Setup::default()
+        .with("PassengerMaxPoolSize 2")
+        .with("PassengerMinInstances 0");
+    for name in &names {
+        setup = setup.site(Site::new(name, versioned()));
+    }
+    let server = setup.start();
+    for _ in 0..2 {
+        let clients: Vec<_> = names
+            .iter()
+            .map(|name| {
+                let mut client = server.client(name);
+                client
+                    .send(&harness::Request::get("/"))
+                    .expect("send the request");
+                client
+            })
+            .collect();
+        for mut client in clients {
+            assert_eq!(client.response().expect("an answer").ok(), "one");
+        }
+    }
+    // A count while processes come and go would see some twice: property tests watch the limit itself.
+    until("no more processes than the pool may have", PATIENCE, || {
+        let counts = names.iter().map(|name| server.app_pids(name).len());
+        counts.sum::<usize>() <= 2
+    });
+}
+
+#[test]
+fn an_app_grows_to_its_limit_and_shrinks_when_idle() {
+    let site = Site::probe(Language::Python)
+        .with("PassengerMaxInstances 2")
+        .with("PassengerMinInstances 1");
+    let server = Setup::of(site).with("PassengerPoolIdleTime 1").start();
+    let mut clients = Vec::new();
+    for name in ["one", "two", "three"] {
+        let mut client = server.client("python");
+        client
+            .send(&harness::Request::get(&format!("/hold?{name}")))
+            .expect("send the request");
+        clients.push(client);
+    }
+    let begun = |name: &str| {
+        server
+            .app_root("python")
+            .join(format!("{name}.begun"))
+            .exists()
+    };
+    let count = || {
+        ["one", "two", "three"]
+            .iter()
+            .filter(|name| begun(name))
+            .count()
+    };
+    until("two requests to be executed", PATIENCE, || count() == 2);
+    assert_eq!(server.await_processes("python", 2).len(), 2);
+    for name in ["one", "two", "three"] {
+        server.touch("python", &format!("{name}.go"));
+    }
+    for mut client in clients {
+        assert_eq!(client.response().expect("an answer").status, 200);
+    }
+    until("the idle process to be gone", PATIENCE, || {
+        server.app_pids("python").len() == 1
+    });
+}
