@@ -30,7 +30,8 @@ pub(crate) fn with_tls(setup: Setup, site: Site) -> Setup {
 fn certificate() -> &'static Path {
     static MADE: OnceLock<PathBuf> = OnceLock::new();
     MADE.get_or_init(|| {
-        let path = std::env::temp_dir().join(format!("psgr-tls-{}.pem", std::process::id()));
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR"))
+            .join(format!("clients-{}.pem", std::process::id()));
         let made = Command::new("openssl")
             .args(["req", "-x509", "-newkey", "ec", "-pkeyopt"])
             .args(["ec_paramgen_curve:prime256v1", "-nodes", "-days", "1"])
