@@ -6,6 +6,8 @@
 //! * `tls`: TLS and HTTP/2.
 //! * `hosting`: document roots that are known only at run time.
 //! * `headers`: what an app's response may do.
+//! * `hygiene`: what of a request's head reaches an app.
+//! * `identities`: what belongs to one request is never seen by another.
 //! * `sendfile`: files that httpd sends for an app.
 //! * `requests`: what a client's request may do.
 //! * `failures`: apps that do not start, and apps that fail at a request.
@@ -29,6 +31,8 @@ mod environment;
 mod failures;
 mod headers;
 mod hosting;
+mod hygiene;
+mod identities;
 mod languages;
 mod mapping;
 mod modules;
