@@ -154,7 +154,7 @@ fn a_connection_that_would_block_its_reader_blocks_nobody() {
     // The agent wakes, but the thief may have read it first: it must not wait for another.
     for _ in 0..50 {
         own.send(&question, &[]).unwrap();
-        let thief = Channel::from(copy.as_fd().try_clone_to_owned().unwrap());
+        let thief = Channel::foreign(copy.as_fd().try_clone_to_owned().unwrap()).unwrap();
         let _ = thief.wait_readable(Duration::ZERO).unwrap() && thief.recv::<FromWorker>().is_ok();
     }
     attacked.end();
