@@ -1,14 +1,19 @@
 //! One word to sleep on, shared between processes. Owns the futex(2) calls; who sleeps when is the
 //! business of `protocol/queue.rs`.
 //!
-//! Protocol (no wake-up is lost): the sleeper (1) reads [`Futex::value`], (2) looks whether there is
-//! anything to do, (3) sleeps *if the value is still the same*. The waker (a) makes something to do, (b)
-//! changes the value, (c) wakes. If (b) comes before (1), then (a) does, too, and (2) finds it; else (3)
-//! finds another value and does not sleep.
+//! Protocol (no wake-up is lost): the sleeper (1) arms: the word becomes 0, (2) looks whether there is
+//! anything to do, (3) sleeps *if the word is still 0*. The waker (a) makes something to do, (b) sets the
+//! word to 1, (c) wakes, but only if it was 0: if it was 1 already, the sleeper was told and has not armed
+//! again since, so its next look comes after (a). That saves most system calls under load, when seats come
+//! back faster than a woken thread gets a processor. If (b) comes before (1), then so does (a), and (2)
+//! finds it; else (3) finds a 1 and does not sleep.
 
 use std::time::Duration;
 
 use crate::sync::{AtomicU32, Ordering};
+
+const QUIET: u32 = 0;
+const RUNG: u32 = 1;
 
 /// A word to sleep on. All-zero is a fresh one; every value is valid.
 #[derive(Debug)]
@@ -32,17 +37,24 @@ impl Futex {
     }
 
     /// Step 1 of sleeping.
-    #[must_use]
-    pub fn value(&self) -> u32 {
-        // Acquire, PAIR(alarm): what the waker did before it changed the value is visible now.
-        self.value.load(Ordering::Acquire)
+    pub fn arm(&self) {
+        // SeqCst, PAIR(alarm): acquires what a waker did before it rang; stands before our look.
+        self.value.swap(QUIET, Ordering::SeqCst);
     }
 
-    /// Steps (b) and (c) of waking: wakes the one sleeper, if there is one.
+    /// Whether it was rung since it was armed.
+    #[must_use]
+    pub fn is_rung(&self) -> bool {
+        // Acquire, PAIR(alarm): what the waker did before it rang is visible now.
+        self.value.load(Ordering::Acquire) != QUIET
+    }
+
+    /// Steps (b) and (c) of waking: wakes the one sleeper, if there is one that was not told yet.
     pub fn wake(&self) {
-        // AcqRel, PAIR(alarm): publishes what was done before to whoever reads the new value.
-        self.value.fetch_add(1, Ordering::AcqRel);
-        self.wake_sleeper();
+        // SeqCst, PAIR(alarm): publishes what was done before to whoever arms or reads after us.
+        if self.value.swap(RUNG, Ordering::SeqCst) == QUIET {
+            self.wake_sleeper();
+        }
     }
 
     #[cfg(not(loom))]
@@ -56,10 +68,10 @@ impl Futex {
         self.sleeper.notify();
     }
 
-    /// Step 3 of sleeping: until woken, at most `timeout`, and not at all if the value is no longer
-    /// `seen`. May return for no reason.
+    /// Step 3 of sleeping: until woken, at most `timeout`, and not at all if it was rung since it was armed.
+    /// May return for no reason.
     #[cfg(not(loom))]
-    pub fn wait(&self, seen: u32, timeout: Duration) {
+    pub fn wait(&self, timeout: Duration) {
         let timeout = libc::timespec {
             tv_sec: libc::time_t::try_from(timeout.as_secs()).unwrap_or(libc::time_t::MAX),
             tv_nsec: timeout.subsec_nanos().into(),
@@ -71,7 +83,7 @@ impl Futex {
                 libc::SYS_futex,
                 &raw const self.value,
                 libc::FUTEX_WAIT,
-                seen,
+                QUIET,
                 &raw const timeout,
             )
         };
@@ -79,8 +91,8 @@ impl Futex {
 
     /// The twin has no timeout: a wake-up that is lost is a deadlock that loom reports.
     #[cfg(loom)]
-    pub fn wait(&self, seen: u32, _timeout: Duration) {
-        if self.value.load(Ordering::Acquire) == seen {
+    pub fn wait(&self, _timeout: Duration) {
+        while !self.is_rung() {
             self.sleeper.wait();
         }
     }

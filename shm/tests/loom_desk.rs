@@ -61,7 +61,7 @@ impl Group {
         let place = queue.claim(0, client, 0).unwrap();
         let alarm = queue.cell(place.index).unwrap().alarm();
         let mine = loop {
-            let seen = alarm.value();
+            alarm.arm();
             if let CellState::Granted(name) = queue.cell(place.index).unwrap().look().state() {
                 let n = usize::from(name.seat);
                 break (
@@ -75,7 +75,7 @@ impl Group {
             if let Some(mine) = self.take_any(client) {
                 break mine;
             }
-            alarm.wait(seen, Duration::ZERO);
+            alarm.wait(Duration::ZERO);
         };
         self.leave(place, client, now);
         mine
@@ -230,11 +230,11 @@ fn a_releaser_that_dies_while_it_hands_over_leaves_a_seat_that_can_be_revoked() 
         let queue = group.queue();
         let alarm = queue.cell(place.index).unwrap().alarm();
         loop {
-            let seen = alarm.value();
+            alarm.arm();
             if let CellState::Granted(_) = queue.cell(place.index).unwrap().look().state() {
                 break;
             }
-            alarm.wait(seen, Duration::ZERO);
+            alarm.wait(Duration::ZERO);
         }
         let mine = group.desk(0).pick_up(WAITER).unwrap();
         group.leave(place, WAITER, 0);

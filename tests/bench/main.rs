@@ -47,6 +47,7 @@ fn hello(language: Language) -> App {
 fn server(under_test: UnderTest) -> Server {
     let mut setup = Setup::default()
         .under_test(under_test)
+        .without_htaccess()
         .with("LogLevel warn");
     if under_test == UnderTest::Nothing {
         return setup

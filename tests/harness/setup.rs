@@ -58,6 +58,7 @@ impl Mpm {
 pub struct Setup {
     pub(crate) under_test: UnderTest,
     mpm: Mpm,
+    allows_htaccess: bool,
     directives: Vec<String>,
     pub(crate) sites: Vec<Site>,
 }
@@ -67,6 +68,7 @@ impl Default for Setup {
         Setup {
             under_test: UnderTest::chosen(),
             mpm: Mpm::Event,
+            allows_htaccess: true,
             directives: Vec::new(),
             sites: Vec::new(),
         }
@@ -91,6 +93,13 @@ impl Setup {
     #[must_use]
     pub fn mpm(mut self, mpm: Mpm) -> Setup {
         self.mpm = mpm;
+        self
+    }
+
+    /// Has httpd look for no `.htaccess`, as Debian's configuration does.
+    #[must_use]
+    pub fn without_htaccess(mut self) -> Setup {
+        self.allows_htaccess = false;
         self
     }
 
@@ -152,10 +161,10 @@ impl Setup {
         }
         lines.extend(self.under_test.configuration(&root.join(REGISTRY)));
         lines.extend(self.directives.iter().cloned());
-        lines.push(
-            "<Directory />\n    Require all granted\n    AllowOverride All\n</Directory>"
-                .to_owned(),
-        );
+        let overrides = if self.allows_htaccess { "All" } else { "None" };
+        lines.push(format!(
+            "<Directory />\n    Require all granted\n    AllowOverride {overrides}\n</Directory>"
+        ));
         lines.extend(self.sites.iter().map(|site| virtual_host(site, root, port)));
         // A test cannot know this before it has a server.
         lines.join("\n").replace("{root}", &place.to_string()) + "\n"

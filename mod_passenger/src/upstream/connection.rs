@@ -3,16 +3,19 @@
 //! One connection serves one request at a time. The cache is per worker process and keyed by process
 //! slot *and* generation, so a recycled slot never sees an old connection.
 
+use nix::sys::socket::{self, socket, AddressFamily, SockFlag, SockType, UnixAddr};
 use parking_lot::Mutex;
 use passenger_shm::{ProcessRef, Protocol};
 use std::io::{self, Read};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
 /// Longest a plain read sleeps before its caller looks at the client and the process.
 pub(crate) const READ_SLICE: Duration = Duration::from_millis(100);
+/// Longest a `connect` sleeps.
+const CONNECT_TIME: Duration = Duration::from_secs(2);
 /// Size of a connection's read buffer; a response up to this size costs one `recv`.
 pub(crate) const BUFFER_BYTES: usize = 32 * 1024;
 /// Idle connections kept per process slot.
@@ -30,7 +33,7 @@ pub(crate) struct Connection {
 
 impl Connection {
     fn open(path: &Path) -> io::Result<Self> {
-        let stream = UnixStream::connect(path)?;
+        let stream = connect(path)?;
         stream.set_read_timeout(Some(READ_SLICE))?;
         Ok(Self {
             stream,
@@ -49,7 +52,6 @@ impl Connection {
     /// Sends without blocking; how much was accepted, or `WouldBlock`.
     pub(crate) fn send(&self, bytes: &[u8]) -> io::Result<usize> {
         use nix::sys::socket::{send, MsgFlags};
-        use std::os::fd::AsRawFd;
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
         loop {
             match send(self.stream.as_raw_fd(), bytes, flags) {
@@ -63,7 +65,6 @@ impl Connection {
     /// no number, so surplus bytes would answer the next request.
     pub(crate) fn is_quiet(&self) -> bool {
         use nix::sys::socket::{recv, MsgFlags};
-        use std::os::fd::AsRawFd;
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_PEEK;
         recv(self.stream.as_raw_fd(), &mut [0; 1], flags) == Err(nix::errno::Errno::EAGAIN)
     }
@@ -120,6 +121,22 @@ impl Connection {
             self.buffer.resize(self.end + BUFFER_BYTES, 0);
         }
     }
+}
+
+/// Connects, sleeping at most [`CONNECT_TIME`] while the backlog is full: how long it is, the app decides
+/// (it may call `listen` again), and this thread does not look at its client meanwhile.
+fn connect(path: &Path) -> io::Result<UnixStream> {
+    let fd = socket(
+        AddressFamily::Unix,
+        SockType::Stream,
+        SockFlag::SOCK_CLOEXEC,
+        None,
+    )?;
+    let stream = UnixStream::from(fd);
+    // unix(7): `connect` waits as long as a send would.
+    stream.set_write_timeout(Some(CONNECT_TIME))?;
+    socket::connect(stream.as_raw_fd(), &UnixAddr::new(path)?)?;
+    Ok(stream)
 }
 
 impl AsFd for Connection {
@@ -235,6 +252,20 @@ mod tests {
         assert!(cache
             .checkout(ProcessRef::new(1, 9), Protocol::Http)
             .is_err());
+        std::fs::remove_dir_all(directory).unwrap();
+    }
+
+    #[test]
+    fn an_app_that_shrinks_its_backlog_does_not_hold_the_thread() {
+        let (cache, directory) = cache();
+        let listener = UnixListener::bind(directory.join("0.1")).unwrap();
+        socket::listen(&listener, socket::Backlog::new(0).unwrap()).unwrap();
+        let process = ProcessRef::new(0, 1);
+        let held: Vec<_> = (0..4)
+            .map(|_| cache.checkout(process, Protocol::Binary))
+            .collect();
+        let refused = held.into_iter().find_map(Result::err);
+        assert_eq!(refused.map(|e| e.kind()), Some(io::ErrorKind::WouldBlock));
         std::fs::remove_dir_all(directory).unwrap();
     }
 

@@ -65,11 +65,11 @@ impl<'a> Waiter<'a> {
             return None;
         };
         // Before the look: a wake-up between the look and the sleep changes it.
-        let seen = cell.alarm().value();
+        cell.alarm().arm();
         if let Some(seat) = self.look(&queue) {
             return Some(seat);
         }
-        cell.alarm().wait(seen, slice);
+        cell.alarm().wait(slice);
         self.look(&queue)
     }
 
