@@ -62,17 +62,6 @@ impl Attempt<'_, '_> {
         let mut budget = Budget::new(&head, &decoder, discards);
         let mut gathered = Vec::new();
         loop {
-            // A body of known length that is here already goes out without a copy.
-            if let (BodyDecoder::Length(left), input) = (&decoder, self.connection.input()) {
-                if usize::try_from(*left).is_ok_and(|left| left <= input.len()) {
-                    let n = usize::try_from(*left).unwrap_or(0);
-                    give_back(&mut self.seat, self.holds_seat);
-                    let result = output.finish(r, &input[..n]);
-                    self.connection.consume(n);
-                    self.keep(keeps_alive && whole_body_sent);
-                    return result.map_err(|e| lost(r, e));
-                }
-            }
             gathered.clear();
             if let Err(BadBody(reason)) = gather(&mut decoder, &mut self.connection, &mut gathered)
             {
@@ -166,8 +155,11 @@ impl Attempt<'_, '_> {
     ) -> Result<(), AttemptError> {
         match budget.verdict() {
             Length::Right => {
-                give_back(&mut self.seat, self.holds_seat);
+                // The connection first: whoever gets the seat next finds it in the cache, so that the app has
+                // few connections to watch (`select` in Ruby costs by their number).
+                let (mut seat, holds_seat) = (self.seat.take(), self.holds_seat);
                 self.keep(reusable);
+                give_back(&mut seat, holds_seat);
                 output.finish(r, last).map_err(|e| lost(r, e))
             }
             Length::TooLong => {
