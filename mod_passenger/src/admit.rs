@@ -35,8 +35,17 @@ pub(crate) fn admit<'w>(
             return Ok(seat);
         }
     }
-    if let Ok(seat) = worker.client.take(group, avoid) {
-        return Ok(seat);
+    match worker.client.take(group, avoid) {
+        Ok(seat) => return Ok(seat),
+        Err(Busy { live: 0 }) => {}
+        // Whoever holds a seat is often done with it and only waits for a processor. Letting others run once
+        // costs less than a place in the queue, a sleep and somebody's wake-up (docs/performance.md).
+        Err(_) => {
+            std::thread::yield_now();
+            if let Ok(seat) = worker.client.take(group, avoid) {
+                return Ok(seat);
+            }
+        }
     }
     if let Some(outer) = seat_holder_above(r) {
         return Err(RequestError::WouldDeadlock { outer });

@@ -59,6 +59,7 @@ fn server(under_test: UnderTest) -> Server {
     }
     setup = setup
         .with("PassengerMaxPoolSize 6")
+        .with("PassengerMaxInstancesPerApp 2")
         .with("PassengerStatThrottleRate 10");
     for language in Language::ALL {
         let site = Site::new(language.name(), hello(language)).with("PassengerMinInstances 2");
