@@ -81,6 +81,8 @@ class Application {
     this.arrivals = 0;
     // Connections without a request so far: Node does not count them as idle.
     this.unused = new Set();
+    // Connections that are no more HTTP (WebSockets): Node does not close them either.
+    this.upgraded = new Set();
     this.isReady = false;
     this.isStopping = false;
     this.lastError = null;
@@ -96,13 +98,11 @@ class Application {
         return listen.apply(this, args);
       }
       if (application.server) {
-        throw new Error('this application already listens; for a second server call '
-          + "PhusionPassenger.configure({ autoInstall: false }) first and use listen('passenger') for the one "
-          + 'that Apache shall reach');
+        return refuse(this);
       }
       application.adopt(this);
-      const callback = args.reverse().find((argument) => typeof argument === 'function');
-      return listen.call(this, { fd: LISTENER }, callback);
+      const callback = args.find((argument) => typeof argument === 'function');
+      return listen.call(this, { fd: LISTENER, signal: args[0]?.signal }, callback);
     };
   }
 
@@ -120,12 +120,27 @@ class Application {
     server.requestTimeout = 0;
     // Scripts print it, and express' template dies of null. A string is what a Unix socket has.
     server.address = () => 'passenger';
-    server.prependListener('connection', (socket) => this.welcome(socket));
-    server.prependListener('request', (request, response) => this.follow(request, response));
+    this.watch(server);
     server.once('listening', () => {
       this.isReady = true;
       say('ready concurrency=0 protocol=http');
     });
+  }
+
+  // Not by listeners: Node refuses upgrades as long as there are none, and socket.io takes those for requests away.
+  watch(server) {
+    const { emit } = server;
+    const emitForPassenger = (event, ...args) => {
+      if (event === 'request') {
+        this.follow(...args);
+      } else if (event === 'connection') {
+        this.welcome(args[0]);
+      } else if (event === 'upgrade' && server.listenerCount(event) > 0) {
+        this.upgrade(args[1]);
+      }
+      return emit.call(server, event, ...args);
+    };
+    Object.defineProperty(server, 'emit', { value: emitForPassenger, writable: true, configurable: true });
   }
 
   welcome(socket) {
@@ -143,6 +158,13 @@ class Application {
       response.shouldKeepAlive = false;
     }
     response.on('close', this.onResponseEnd);
+  }
+
+  upgrade(socket) {
+    this.unused.delete(socket);
+    this.arrivals += 1;
+    this.upgraded.add(socket);
+    socket.once('close', () => this.upgraded.delete(socket));
   }
 
   obey(line) {
@@ -178,7 +200,13 @@ class Application {
     this.afterPendingInput(() => {
       this.server.close(() => this.leave());
       this.unused.forEach((socket) => socket.destroy());
-      const sweep = () => this.server.closeIdleConnections?.();
+      const sweep = () => {
+        this.server.closeIdleConnections?.();
+        // The worker tells the client that we are going away.
+        if (this.executing === 0) {
+          this.upgraded.forEach((socket) => socket.end());
+        }
+      };
       sweep();
       setInterval(sweep, 50).unref();
     });
@@ -206,6 +234,19 @@ class Application {
     }
     process.exitCode = 1;
   }
+}
+
+// Says no as a taken port would, by an event where somebody listens for it: Fastify listens on every address of
+// `localhost`, one after the other, and makes do with those it gets.
+function refuse(server) {
+  const error = new Error('this application already listens; for a second server call '
+    + "PhusionPassenger.configure({ autoInstall: false }) first and use listen('passenger') for the one that Apache "
+    + 'shall reach');
+  if (server.listenerCount('error') === 0) {
+    throw error;
+  }
+  process.nextTick(() => server.emit('error', error));
+  return server;
 }
 
 // An application that makes workers of its own finds itself to be one of them. An ES module's `import` gets Node's

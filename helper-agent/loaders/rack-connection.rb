@@ -5,80 +5,11 @@
 #
 # What it costs: one read and one write per request and response, and few objects; a hello is about 10 µs of Ruby.
 
+require_relative 'rack-input'
+
 module PassengerLoader
   # The worker closed the connection, or its request ended early: nothing to report, nobody to tell.
   class PeerGone < EOFError; end
-
-  # A body that is too large for memory, or of unknown length: read from the connection as the application
-  # asks for it. Forward only, as Rack 3 allows; `Rack::RewindableInput` around it gives Rack 2 its `rewind`.
-  class StreamInput
-    # `length` nil = frames until one of length 0.
-    def initialize(connection, length)
-      @connection = connection
-      @framed = length.nil?
-      @left = length || 0
-      @ended = false
-      @ahead = String.new
-    end
-
-    # Bytes the peer may still send; nil = unknown.
-    def unread
-      return 0 if @ended
-
-      @framed ? nil : @left
-    end
-
-    def read(length = nil, buffer = nil)
-      buffer = buffer ? buffer.clear.force_encoding(Encoding::BINARY) : String.new
-      buffer << @ahead.slice!(0, length || @ahead.bytesize)
-      until length && buffer.bytesize >= length
-        piece = take(length ? length - buffer.bytesize : READ_BYTES) or break
-        buffer << piece
-      end
-      buffer if length.nil? || length.zero? || !buffer.empty?
-    end
-
-    def gets
-      until (newline = @ahead.index("\n"))
-        piece = take(READ_BYTES) or break
-        @ahead << piece
-      end
-      line = @ahead.slice!(0, newline ? newline + 1 : @ahead.bytesize)
-      line unless line.empty?
-    end
-
-    def each
-      while (line = gets)
-        yield line
-      end
-    end
-
-    def close; end
-
-    # Reads to the end and throws away.
-    def skip
-      nil while take(READ_BYTES)
-    end
-
-    private
-
-    READ_BYTES = 65_536
-
-    def take(at_most)
-      next_frame if @framed && @left.zero? && !@ended
-      return if @ended
-
-      piece = @connection.read_some(at_most < @left ? at_most : @left)
-      @left -= piece.bytesize
-      @ended = true if @left.zero? && !@framed
-      piece
-    end
-
-    def next_frame
-      @left = @connection.read_exactly(4).unpack1('N')
-      @ended = @left.zero?
-    end
-  end
 
   # One kept-alive connection of an Apache worker: `receive` a request, `answer` it, and again. It is itself
   # the request's `rack.hijack`, which saves an object per request.
@@ -216,8 +147,8 @@ module PassengerLoader
       @rest = @buffer.byteslice(@body_at, come) unless come.zero?
       return StringIO.new(read_exactly(@body_bytes)) if @body_bytes <= BODY_IN_MEMORY
 
-      @stream = StreamInput.new(self, @body_bytes == FRAMES ? nil : @body_bytes)
-      @server.rack2? ? Rack::RewindableInput.new(@stream) : @stream
+      kind = @server.rack2? ? RewindableInput : StreamInput
+      @stream = kind.new(self, @body_bytes == FRAMES ? nil : @body_bytes)
     end
 
     def respond(status, headers, body)
@@ -390,7 +321,7 @@ module PassengerLoader
 
     # `rack.after_reply` is Puma's older form of the same.
     def finished(status, headers, error)
-      @input&.close if @stream
+      @stream&.close
       return unless @env
 
       @env['rack.response_finished']&.reverse_each { |callback| callback.call(@env, status, headers, error) }

@@ -3,7 +3,7 @@
 
 mod support;
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use support::client::{Body, Client, Request, Response};
@@ -180,6 +180,34 @@ fn rack_input_can_be_read_by_line_and_length() {
     );
     let sized = Request::post("/input", Body::Sized(LINES.as_bytes().to_vec()));
     assert!(client.call(&sized).text().starts_with(first));
+}
+
+/// Also where `rewind` must be possible, as Rack 2 demands.
+#[test]
+fn rack_input_is_read_while_it_arrives_and_leaves_no_file() {
+    let scratch = rack_with(
+        "uploads",
+        "_['rack.input'].then { |i| [i.gets, i.read(2)] }",
+        &[],
+    );
+    let uploads = scratch.0.join("tmp");
+    std::fs::create_dir(&uploads).expect("make a directory");
+    let launch = Launch::new(Language::Ruby, &scratch.0);
+    let launch = launch.variable("TMPDIR", &uploads.to_string_lossy());
+    let Some(process) = launch.start_ready() else {
+        return;
+    };
+    let mut client = process.connect();
+    let whole = client.encode(&lines_in_pieces());
+    let but_the_end = &whole[..whole.len() - "five".len() - 4];
+    client.stream.write_all(but_the_end).expect("send a part");
+    let response = client
+        .receive("POST")
+        .expect("a response, before all of it is here");
+    assert_eq!(response.text(), "[\"one\\n\", \"tw\"]");
+    assert!(response.is_last, "who knows how much would come");
+    let left: Vec<_> = std::fs::read_dir(&uploads).expect("read it").collect();
+    assert!(left.is_empty(), "{left:?}");
 }
 
 #[test]

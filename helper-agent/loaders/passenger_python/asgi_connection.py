@@ -10,31 +10,18 @@ has arrived (`busy?`), and close a connection without losing one.
 
 import asyncio
 import socket
-import struct
 
+from .asgi_exchange import HEADER, Exchange, PeerGone
 from .asgi_scope import scope_of
 
 REQUEST_TAG = 0x50535201
-RESPONSE_TAG = 0x50535300
-LAST = 1
-INTERIM = 4
-FRAMES = 0xFFFF_FFFF_FFFF_FFFF
-HEADER = struct.Struct(">IIQQ")
 HEADER_BYTES = HEADER.size
-FRAME = struct.Struct(">I")
-END_OF_FRAMES = FRAME.pack(0)
 
 READ_BYTES = 65536
 # Reading pauses while the application has so much of a body before it.
 BODY_AHEAD = 1 << 18
 # `send` waits while so much of a response is not yet on its way.
 OUTPUT_AHEAD = 1 << 16
-# What the application left unread of a body is skipped up to here; above, the connection is closed.
-BODY_SKIPPED = 16 << 20
-
-
-class PeerGone(OSError):
-    """The worker closed the connection: the client is gone, there is nobody to tell."""
 
 
 class Connection:
@@ -83,7 +70,10 @@ class Connection:
         """No request after the current one, and none lost: what was sent before is readable, and a worker
         that sends later fails before anything was delivered, so that it can safely go elsewhere."""
         self.last = True
-        if self.exchange or self._closed:
+        if self._closed:
+            return
+        if self.exchange:
+            self.exchange.server_stops()
             return
         self.readable()
         if self.exchange or self._input or self._closed:
@@ -185,7 +175,12 @@ class Connection:
             return False
         head = self._input[HEADER_BYTES:end]
         self._input = self._input[end:]
-        self.exchange = Exchange(self, number, head, body_bytes, self._server)
+        scope = scope_of(head, self._server.lifespan_state)
+        kind = Exchange
+        if scope["type"] == "websocket":
+            # Imported on need: most applications never see one.
+            from .asgi_websocket import WebSocket as kind
+        self.exchange = kind(self, number, scope, body_bytes, self._server)
         self._server.execute(self.exchange)
         return True
 
@@ -209,188 +204,3 @@ class Connection:
     def _close_when_flushed(self):
         if not self._output:
             self.close()
-
-
-class Exchange:
-    """One request and its response: what `receive` and `send` of its application do."""
-
-    def __init__(self, connection, number, head, body_bytes, server):
-        self.number = number
-        self.request_complete = body_bytes == 0
-        self.response_complete = False
-        self.response_begun = False
-        self.connection = connection
-        self._server = server
-        self._framed = body_bytes == FRAMES
-        # Bytes still to come: of the body, or of the current frame.
-        self._left = 0 if self._framed else body_bytes
-        self._body = bytearray()
-        self._end_told = False
-        self._gone = False
-        self._news = None
-        self._head = None
-        self._response_left = None
-        self.scope = scope_of(head, server.lifespan_state)
-        self._bodyless = self.scope["method"] == "HEAD"
-
-    async def receive(self):
-        while True:
-            if self._body or (self.request_complete and not self._end_told):
-                body = bytes(self._body)
-                self._body.clear()
-                self._end_told = self.request_complete
-                self.connection.resume()
-                return {"type": "http.request", "body": body, "more_body": not self.request_complete}
-            if self._gone or self.response_complete:
-                return {"type": "http.disconnect"}
-            if self._news is None:
-                self._news = asyncio.Event()
-            self._news.clear()
-            await self._news.wait()
-
-    async def send(self, event):
-        kind = event["type"]
-        if self._gone:
-            raise PeerGone("the client is gone")
-        if kind == "http.response.body":
-            self._send_body(event.get("body", b""), event.get("more_body", False))
-            await self.connection.drained()
-        elif kind == "http.response.start":
-            if self._head is not None:
-                raise RuntimeError("http.response.start was sent a second time")
-            self._start(event["status"], event.get("headers", ()))
-        elif kind == "http.response.early_hint" and kind in self.scope["extensions"]:
-            if self._head is None:
-                head = encode_head(103, [(b"link", link) for link in event["links"]])
-                tag = RESPONSE_TAG | INTERIM
-                self.connection.write(HEADER.pack(tag, len(head), self.number, 0) + head)
-        else:
-            raise RuntimeError("{!r} is not an event for a response".format(kind))
-
-    # --- what the connection tells ---
-
-    def feed(self, data):
-        """Takes what belongs to the request's body and returns the rest."""
-        at = 0
-        while not self.request_complete:
-            if self._left:
-                piece = data[at:at + self._left]
-                if not piece:
-                    break
-                if not self.response_complete:  # else nobody will ask
-                    self._body += piece
-                at += len(piece)
-                self._left -= len(piece)
-                self.request_complete = not self._left and not self._framed
-            else:
-                if len(data) - at < FRAME.size:
-                    break
-                self._left, = FRAME.unpack_from(data, at)
-                at += FRAME.size
-                self.request_complete = not self._left
-        self._wake()
-        return data[at:]
-
-    def body_ahead(self):
-        return len(self._body)
-
-    def peer_is_gone(self):
-        self._gone = True
-        self._wake()
-
-    def application_failed(self):
-        """A 500 if nothing has been sent, else the cut connection tells the worker."""
-        if self._gone or self.response_complete:
-            return
-        if not self.response_begun:
-            try:
-                self._head = None
-                self._start(500, [(b"content-type", b"text/plain")])
-                self._send_body(b"Internal Server Error\n", False)
-            except PeerGone:
-                pass
-        else:
-            self.connection.finish(self)
-
-    def is_abandoned(self):
-        """True: the client is gone, so what the application makes of it is no news."""
-        return self._gone
-
-    # --- the response ---
-
-    def _start(self, status, headers):
-        """Only remembered: the head travels with the body's beginning."""
-        headers = list(headers)
-        self._head = encode_head(status, headers)
-        if status in (204, 304):
-            self._bodyless = True
-        self._response_left = None
-        for name, value in headers:
-            if len(name) == 14 and name.lower() == b"content-length":
-                self._response_left = int(value)
-
-    def _send_body(self, body, more):
-        if self._head is None:
-            raise RuntimeError("http.response.body was sent before http.response.start")
-        if self.response_complete:
-            raise RuntimeError("http.response.body was sent after the response's end")
-        connection = self.connection
-        if not self.response_begun:
-            if self._bodyless:
-                connection.write(self._prefix(0))
-                self._response_left = 0
-            elif not more:
-                self._check_length(len(body), True)
-                connection.write(self._prefix(len(body)) + body)
-            elif self._response_left is not None:
-                self._check_length(len(body), False)
-                connection.write(self._prefix(self._response_left) + body)
-                self._response_left -= len(body)
-            else:
-                connection.write(self._prefix(FRAMES) + (FRAME.pack(len(body)) + body if body else b""))
-        elif self._bodyless:
-            pass
-        elif self._response_left is not None:
-            self._check_length(len(body), not more)
-            self._response_left -= len(body)
-            connection.write(body)
-        else:
-            frame = FRAME.pack(len(body)) + body if body else b""
-            connection.write(frame if more else frame + END_OF_FRAMES)
-        if not more:
-            self.response_complete = True
-            self._body.clear()
-            self._wake()
-            connection.finish(self)
-
-    def _check_length(self, length, is_end):
-        left = self._response_left
-        if left is not None and length > left:
-            raise ValueError("the body is longer than its Content-Length")
-        if left is not None and is_end and length < left:
-            raise ValueError("the body is shorter than its Content-Length")
-
-    def _prefix(self, length):
-        """The bytes before the body."""
-        self.response_begun = True
-        unread = not self.request_complete and (self._framed or self._left > BODY_SKIPPED)
-        connection = self.connection
-        if self._server.stopping or unread:
-            connection.last = True
-        tag = RESPONSE_TAG | LAST if connection.last else RESPONSE_TAG
-        return HEADER.pack(tag, len(self._head), self.number, length) + self._head
-
-    def _wake(self):
-        if self._news:
-            self._news.set()
-
-
-def encode_head(status, headers):
-    pieces = [b"%d" % status]
-    for name, value in headers:
-        pieces += (name, value)
-    head = b"\0".join(pieces)
-    # A NUL inside a name or value would pass for another field.
-    if head.count(b"\0") != len(pieces) - 1:
-        raise ValueError("a response header contains a NUL byte")
-    return head

@@ -8,7 +8,8 @@ NAMES = {}
 
 
 def scope_of(head, state):
-    """The connection scope of ASGI (HTTP, specification 2.4) for a request's head."""
+    """The connection scope of ASGI (HTTP and WebSocket, specification 2.4) for a request's head. Workers send
+    `Upgrade: websocket` for requests that may be granted it, and no other value."""
     pieces = iter(head.split(b"\0"))
     fields = dict(zip(pieces, pieces))
     take = fields.pop
@@ -31,7 +32,6 @@ def scope_of(head, state):
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.4"},
         "http_version": "2" if version == "2.0" else version,
-        "method": method,
         "scheme": scheme,
         "path": path,
         "raw_path": raw_path,
@@ -42,12 +42,25 @@ def scope_of(head, state):
         "server": server,
         "extensions": {"passenger": {"variables": variables}},
     }
+    if fields.get(b"HTTP_UPGRADE") == b"websocket":
+        scope["type"] = "websocket"
+        scope["scheme"] = "wss" if scheme == "https" else "ws"
+        scope["subprotocols"] = subprotocols(fields.get(b"HTTP_SEC_WEBSOCKET_PROTOCOL", b""))
+        scope["extensions"]["websocket.http.response"] = {}
+    else:
+        scope["method"] = method
     # Browsers heed a 103 over HTTP/2 alone, and some older clients take it for the response.
     if version == "2.0":
         scope["extensions"]["http.response.early_hint"] = {}
     if state is not None:
         scope["state"] = state.copy()
     return scope
+
+
+def subprotocols(field):
+    """What a client offers, in its order (RFC 6455 section 4.1)."""
+    names = (name.strip() for name in field.decode("latin-1").split(","))
+    return [name for name in names if name]
 
 
 def header_name(name):

@@ -12,10 +12,13 @@ import struct
 import sys
 import traceback
 
-from .asgi_connection import Connection, PeerGone
+from .asgi_connection import Connection
+from .asgi_exchange import PeerGone
 
 # Credentials of a Unix socket's peer: pid, uid, gid.
 UCRED = struct.Struct("iII")
+# How long an application may take to notice that its WebSocket is over, when the process ends.
+UPGRADED_GRACE = 5
 # Without it the loop would spin when no descriptor is left: the listener stays ready.
 PAUSE_AFTER_FAILED_ACCEPT = 0.1
 
@@ -78,7 +81,8 @@ class Server:
         self.lifespan_state = None
         self._application = application
         self._control = control
-        self._listener = listener
+        self._listener = socket.socket(fileno=listener.detach())
+        self._listener.setblocking(False)
         self._peer_uid = settings.peer_uid
         self._connections = set()
         # Each exchange whose application has not returned, and its task.
@@ -109,16 +113,18 @@ class Server:
         self._control.socket.close()
 
     async def _call(self, exchange):
+        failure = None
         try:
-            await self._application(exchange.scope, exchange.receive, exchange.send)
-            if not (exchange.response_complete or exchange.is_abandoned()):
+            await exchange.run(self._application)
+            if not (exchange.response_complete or exchange.is_upgraded or exchange.is_abandoned()):
                 print(where(exchange) + "the application returned before its response was complete", file=sys.stderr)
         except Exception as error:
+            failure = error
             if not (exchange.is_abandoned() and caused_by_peer(error)):
                 sys.stderr.write(where(exchange) + traceback.format_exc())
         finally:
             del self._executing[exchange]
-            exchange.application_failed()
+            exchange.application_returned(failure)
             self._end_if_done()
 
     def _accept_all(self):
@@ -169,7 +175,9 @@ class Server:
         self._accept_all()
         for connection in [one for one in self._connections if one.exchange is None]:
             connection.readable()
-        self._control.say("busy", token, *(str(exchange.number) for exchange in self._executing))
+        # Upgraded ones gave their seats back.
+        numbers = [str(exchange.number) for exchange in self._executing if not exchange.is_upgraded]
+        self._control.say("busy", token, *numbers)
 
     def _stop(self):
         """No new connection, then one last look at each."""
@@ -182,7 +190,14 @@ class Server:
         self.loop.remove_reader(self._listener)
         for connection in list(self._connections):
             connection.wind_up()
+        self.loop.call_later(UPGRADED_GRACE, self._cancel_upgraded)
         self._end_if_done()
+
+    def _cancel_upgraded(self):
+        """An application that waits for something else than its WebSocket would keep this process for ever."""
+        for exchange, task in list(self._executing.items()):
+            if exchange.is_upgraded:
+                task.cancel()
 
     def _end_if_done(self):
         if self.stopping and not self._connections and not self._executing:
@@ -190,7 +205,7 @@ class Server:
 
 
 def where(exchange):
-    return "{} {}: ".format(exchange.scope["method"], exchange.scope["path"])
+    return "{} {}: ".format(exchange.scope.get("method", "WebSocket"), exchange.scope["path"])
 
 
 def caused_by_peer(error):

@@ -1,16 +1,15 @@
 """The start of a Python process: the control socket, what the agent wants, loading the startup file. Which kind of
 server the application gets is for the loaders to say (wsgi-loader.py, asgi-loader.py).
 
-What only a failure needs is imported there: `traceback` alone takes as long as half of the interpreter's start.
+What only a failure needs is imported there: `traceback` alone takes as long as half of the interpreter's start. For
+the same reason the modules `signal` and `socket` are used without what Python puts around them (enum, selectors, …).
 """
 
+import _signal as signal
+import _socket as socket
 import faulthandler
-import importlib.machinery
 import os
-import signal
-import socket
 import sys
-import types
 
 # In the flags of a function's code, if it was defined by `async def`; the module inspect is slow to import.
 CO_COROUTINE = 0x80
@@ -20,8 +19,8 @@ class Control:
     """Lines to and from the agent."""
 
     def __init__(self, descriptor):
+        os.set_inheritable(descriptor, False)
         self.socket = socket.socket(fileno=descriptor)
-        self.socket.set_inheritable(False)
         self._input = b""
 
     def say(self, *words):
@@ -80,8 +79,8 @@ class Start:
         self._module_name = module_name
         self.settings = Settings(os.environ, module_name + ".py")
         self.control = Control(3)
+        os.set_inheritable(4, False)
         self.listener = socket.socket(fileno=4)
-        self.listener.set_inheritable(False)
         self.listener.setblocking(False)
         sys.path[0] = self.settings.app_root
         sys.argv[:] = [self.settings.startup_file]
@@ -121,12 +120,13 @@ def forget_in_child(server):
 
 def load(module_name, startup_file, names):
     """Runs the startup file as a module of that name and returns its application."""
-    loader = importlib.machinery.SourceFileLoader(module_name, startup_file)
-    module = types.ModuleType(module_name)
+    # This module's own loader and specification are of the types that are needed; importlib is slow to import.
+    loader = type(__loader__)(module_name, startup_file)
+    module = type(sys)(module_name)
     module.__file__ = startup_file
     module.__loader__ = loader
     module.__package__ = ""
-    module.__spec__ = importlib.machinery.ModuleSpec(module_name, loader, origin=startup_file)
+    module.__spec__ = type(__spec__)(module_name, loader, origin=startup_file)
     module.__spec__.has_location = True
     sys.modules[module_name] = module
     loader.exec_module(module)

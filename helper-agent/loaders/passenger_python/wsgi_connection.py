@@ -4,16 +4,17 @@ the WSGI application on them, writes its responses. Knows nothing of other conne
 What it costs: one `recv` and one `send` per request and response, and few objects; a hello is about 5 µs of Python.
 """
 
+import _socket
 import io
 import itertools
 import os
-import socket
 import stat
 import struct
 
 REQUEST_TAG = 0x50535201
 RESPONSE_TAG = 0x50535300
 LAST = 1
+RAW = 2
 FRAMES = 0xFFFF_FFFF_FFFF_FFFF
 HEADER = struct.Struct(">IIQQ")
 HEADER_BYTES = HEADER.size
@@ -90,7 +91,7 @@ class Connection:
     """One kept-alive connection of an Apache worker: `receive` a request, `answer` it, and again."""
 
     __slots__ = ("socket", "fileno", "number", "last", "last_used", "_server", "_buffer", "_head_end",
-                 "_body_bytes", "_rest", "_stream", "_head", "_length", "_bodyless", "_sent", "_left")
+                 "_body_bytes", "_rest", "_stream", "_head", "_length", "_bodyless", "_sent", "_left", "is_hijacked")
 
     def __init__(self, accepted, server):
         self.socket = accepted
@@ -99,12 +100,14 @@ class Connection:
         self.last = False
         # Turn of the loop in which the last request came; the smallest is closed first.
         self.last_used = 0
+        # The application has taken the socket, and closes it.
+        self.is_hijacked = False
         self._server = server
 
     def receive(self):
         """True: a request's head has been read. None: there is none. False: the connection is over."""
         try:
-            buffer = self.socket.recv(READ_BYTES, socket.MSG_DONTWAIT)
+            buffer = self.socket.recv(READ_BYTES, _socket.MSG_DONTWAIT)
             while len(buffer) < HEADER_BYTES:
                 buffer += self._receive_more(HEADER_BYTES - len(buffer))
             tag, head_bytes, self.number, self._body_bytes = HEADER.unpack_from(buffer)
@@ -127,16 +130,31 @@ class Connection:
             self._bodyless = environ["REQUEST_METHOD"] == "HEAD"
             result = application(environ, self._start_response)
             try:
-                self._respond(result)
+                if not self.is_hijacked:
+                    self._respond(result)
             finally:
                 if hasattr(result, "close"):
                     result.close()
-            return self._ready_for_another()
+            return not self.is_hijacked and self._ready_for_another()
         except PeerGone:
             return False
         except Exception:
             self._server.log_exception(environ)
             return self._answer_failure()
+
+    def hijack(self):
+        """`passenger.hijack`: hands the socket to the application, which writes an HTTP response itself, from its
+        status line on, and closes. An empty head tells the worker so. For WebSockets, which WSGI does not know."""
+        if self._sent and not self.is_hijacked:
+            raise RuntimeError("passenger.hijack came after the response had begun")
+        if not self.is_hijacked:
+            import socket
+            self._server.let_go(self)
+            self._sent = self.is_hijacked = True
+            self.socket = socket.socket(fileno=self.socket.detach())
+            self.socket.setblocking(True)
+            self._send(HEADER.pack(RESPONSE_TAG | LAST | RAW, 0, self.number, FRAMES))
+        return self.socket
 
     # --- the request ---
 
@@ -179,6 +197,7 @@ class Connection:
             environ["PATH_INFO"] = unquote(path, "latin-1")
         environ.update(self._server.environ)
         environ["wsgi.input"] = self._input()
+        environ["passenger.hijack"] = self.hijack
         environ["wsgi.url_scheme"] = "http" if environ.get("HTTPS", "") in ("", "off", "0") else "https"
         return environ
 
@@ -296,8 +315,12 @@ class Connection:
             length = min(length, self._length)
         self._send(self._prefix(length))
         try:
-            if length and self.socket.sendfile(file, position, length) != length:
-                raise ValueError("the file became shorter while it was sent")
+            while length:
+                sent = os.sendfile(self.fileno, file.fileno(), position, length)
+                if not sent:
+                    raise ValueError("the file became shorter while it was sent")
+                position += sent
+                length -= sent
         except ConnectionError as error:
             raise PeerGone from error
         return True
@@ -305,6 +328,8 @@ class Connection:
     def _answer_failure(self):
         """A 500 if nothing has been sent, else the cut connection tells the worker."""
         if self._sent:
+            if self.is_hijacked:
+                self.socket.close()
             return False
         try:
             self._head = b"500 Internal Server Error\0Content-Type\0text/plain"

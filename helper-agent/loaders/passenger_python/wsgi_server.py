@@ -1,13 +1,14 @@
 """Serves one WSGI application (PEP 3333) to Apache's workers: the loop over all connections. What happens on one
 connection is in wsgi_connection.py.
 
-Threads, and what only a failure needs, are imported there: a small application starts in little more than its interpreter.
+Threads, and what only a failure needs, are imported there, and `_socket` is `socket` without what Python puts around
+it: a small application starts in little more than its interpreter.
 """
 
+import _socket as socket
 import errno
 import os
 import select
-import socket
 import struct
 import sys
 import time
@@ -108,20 +109,27 @@ class Server:
             self._drop(connection)
 
     def _drop(self, connection):
+        if not connection.is_hijacked:
+            del self._connections[connection.fileno]
+            connection.socket.close()
+
+    def let_go(self, connection):
+        """The application takes it. Now and not later: when it closes, its number may at once be another's."""
         del self._connections[connection.fileno]
-        connection.socket.close()
+        self._epoll.unregister(connection.fileno)
 
     def _accept_all(self):
         while True:
             try:
-                accepted, _address = self._listener.accept()
+                fileno, _address = self._listener._accept()
             except OSError as error:
                 if error.errno not in (errno.EAGAIN, errno.EINVAL):  # EINVAL: after shutdown, none left
                     print("Cannot accept a connection from Apache:", error, file=sys.stderr)
                     self._make_room()
                     time.sleep(0.1)  # the listener stays ready: without this the loop would spin
                 return
-            self._admit(accepted)
+            # By what it is: to find that out would take three system calls.
+            self._admit(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fileno))
 
     def _admit(self, accepted):
         peer = accepted.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, UCRED.size)
