@@ -223,6 +223,7 @@ impl Agent {
                     view,
                 });
             }
+            ToAgent::PastConfig { .. } => {}
             ToAgent::Config { generation } => self.on_config(generation, fds),
             ToAgent::Worker {
                 slot,
@@ -413,6 +414,7 @@ impl Agent {
             watchdog_generation: started.watchdog_generation,
             descriptors: &started.descriptors,
             config: (*generation, document.as_fd(), log.as_fd()),
+            past: Vec::new(),
             workers: self
                 .workers
                 .iter()

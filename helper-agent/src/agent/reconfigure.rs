@@ -26,7 +26,7 @@ impl Agent {
             Ok(log) => sink::replace(log),
             Err(e) => log::error!("cannot write to the new log: {e}"),
         }
-        match parse(&files) {
+        match parse(&files.document) {
             Ok(configuration) => self.take_config(files, &Arc::new(configuration)),
             Err(message) => {
                 log::error!(
@@ -40,16 +40,16 @@ impl Agent {
 
     fn take_config(&mut self, files: ConfigFiles, configuration: &Arc<Configuration>) {
         let generation = configuration.generation;
-        self.files = files;
+        let before = std::mem::replace(&mut self.files, files);
+        self.waiting
+            .past
+            .add(self.configuration.generation, before.document);
         self.previous = Some(std::mem::replace(
             &mut self.configuration,
             Arc::clone(configuration),
         ));
         sink::set_level(configuration.global.log_level);
-        let keep_from = self
-            .previous
-            .as_ref()
-            .map_or(0, |previous| previous.generation);
+        let keep_from = self.waiting.past.oldest().unwrap_or(0);
         self.tell(Event::Configured(pool_limits(configuration)));
         for id in self.groups.ids() {
             self.drop_old_keys(id, keep_from);

@@ -12,9 +12,11 @@ use tokio::sync::oneshot;
 use super::core::Agent;
 use super::groups::Group;
 use super::restarts::RestartLook;
+use super::start::parse;
 use super::tasks::Happening;
 use crate::config::{Application, Configuration, Identity};
 use crate::pool::{CodeWait, Event, GroupId};
+use crate::store::Past;
 
 /// How long a registration waits for its configuration, and for file systems. A worker gives its connection
 /// up after ten seconds, so it is told before.
@@ -23,6 +25,8 @@ const PATIENCE: Duration = Duration::from_secs(8);
 /// Workers that wait for an answer.
 #[derive(Debug, Default)]
 pub(super) struct Waiting {
+    /// Documents of configurations that some worker may still ask with.
+    pub(super) past: Past,
     /// For a configuration that has not come.
     parked: Vec<(Registration, oneshot::Sender<ToWorker>, Instant)>,
     /// For a helper thread.
@@ -73,11 +77,23 @@ impl Agent {
 
     fn configuration_of(&self, generation: u64) -> Option<Arc<Configuration>> {
         let known = [Some(&self.configuration), self.previous.as_ref()];
-        known
+        let known = known
             .into_iter()
             .flatten()
-            .find(|c| c.generation == generation)
-            .cloned()
+            .find(|c| c.generation == generation);
+        known.cloned().or_else(|| self.past_configuration(generation))
+    }
+
+    /// Read again: workers of long ago that meet an app for the first time are rare.
+    fn past_configuration(&self, generation: u64) -> Option<Arc<Configuration>> {
+        let document = self.waiting.past.document(generation)?;
+        match parse(document) {
+            Ok(configuration) => Some(Arc::new(configuration)),
+            Err(e) => {
+                log::error!("[BUG] configuration {generation} was in force and cannot be read: {e}");
+                None
+            }
+        }
     }
 
     /// Looks again at registrations that wait for a configuration.

@@ -12,7 +12,7 @@ use super::core::Agent;
 use crate::config::Configuration;
 use crate::log as sink;
 use crate::spawn::launch::Limits;
-use crate::store::{StartDescriptors, ToAgent, ToWatchdog};
+use crate::store::{Past, StartDescriptors, ToAgent, ToWatchdog};
 use crate::sys::pidfd::Pidfd;
 use crate::sys::{descriptor, limits, memfd, process};
 
@@ -58,6 +58,7 @@ pub(super) struct Inventory {
     pub(super) descriptors: StartDescriptors,
     pub(super) files: ConfigFiles,
     pub(super) configuration: Configuration,
+    pub(super) past: Past,
     pub(super) workers: Vec<StoredWorker>,
     pub(super) processes: Vec<StoredProcess>,
     /// What came between the others and belongs to the time after.
@@ -82,7 +83,8 @@ fn run() -> io::Result<()> {
     let channel = Channel::from(descriptor::take_inherited(STORE_FD)?);
     process::become_subreaper()?;
     let nofile = limits::raise_nofile()?;
-    let inventory = read_store(&channel)?;
+    let mut inventory = read_store(&channel)?;
+    let past = std::mem::take(&mut inventory.past);
     let doorbell = inventory.descriptors.doorbell.try_clone()?;
     let view = AgentView::attach(
         inventory.descriptors.routes.as_fd(),
@@ -102,6 +104,7 @@ fn run() -> io::Result<()> {
         .build()?;
     let finished = runtime.block_on(async {
         let mut agent = Agent::new(Arc::new(channel), view, inventory, loaders, limits)?;
+        agent.waiting.past = past;
         agent.run().await
     });
     // A helper thread may hang in somebody's file system for ever.
@@ -122,12 +125,18 @@ fn loaders(image: &Path) -> PathBuf {
 fn read_store(channel: &Channel) -> io::Result<Inventory> {
     let mut start = None;
     let mut config = None;
+    let mut past = Past::default();
     let (mut workers, mut processes, mut later) = (Vec::new(), Vec::new(), Vec::new());
     loop {
-        let Some(Received { message, fds, .. }) = channel.recv::<ToAgent>()? else {
-            return Err(io::Error::other(
-                "the watchdog closed its channel before the store's end",
-            ));
+        let received = match channel.recv::<ToAgent>() {
+            Err(e) if e.kind() == io::ErrorKind::ConnectionReset => continue,
+            received => received?,
+        };
+        let Some(Received { message, fds, .. }) = received else {
+            // It died while it was speaking. Whatever it had no time for ends with it; the rest is worth
+            // keeping, and the next thing to happen is that this agent becomes the watchdog.
+            log::warn!("the watchdog ended before it had said everything");
+            break;
         };
         match message {
             ToAgent::Start {
@@ -139,6 +148,10 @@ fn read_store(channel: &Channel) -> io::Result<Inventory> {
                 start = Some((instance_dir, parent_pid, watchdog_generation, descriptors));
             }
             ToAgent::Config { generation } => config = Some(take_config(channel, generation, fds)?),
+            ToAgent::PastConfig { generation } => {
+                let [document] = exactly(fds)?;
+                past.add(generation, document);
+            }
             ToAgent::Worker {
                 slot,
                 generation,
@@ -178,6 +191,7 @@ fn read_store(channel: &Channel) -> io::Result<Inventory> {
         descriptors,
         files,
         configuration,
+        past,
         workers,
         processes,
         later,
@@ -193,7 +207,7 @@ fn take_config(
     let [document, log] = exactly(fds)?;
     sink::replace(log.try_clone()?);
     let files = ConfigFiles { document, log };
-    match parse(&files) {
+    match parse(&files.document) {
         Ok(configuration) => Ok((files, configuration)),
         Err(message) => {
             let refusal = ToWatchdog::ConfigRefused {
@@ -207,8 +221,8 @@ fn take_config(
 }
 
 /// Reads a configuration document.
-pub(super) fn parse(files: &ConfigFiles) -> Result<Configuration, String> {
-    let bytes = memfd::contents_of(&files.document, CONFIG_BYTES)
+pub(super) fn parse(document: &OwnedFd) -> Result<Configuration, String> {
+    let bytes = memfd::contents_of(document, CONFIG_BYTES)
         .map_err(|e| format!("cannot read the configuration from httpd's parent: {e}"))?;
     Configuration::parse(&bytes)
 }

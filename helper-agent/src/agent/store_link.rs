@@ -130,6 +130,7 @@ impl Agent {
                 self.files.document.as_fd(),
                 self.files.log.as_fd(),
             ),
+            past: self.waiting.past.iter().collect(),
             workers: workers.collect(),
             processes: processes.collect(),
             was_ready: self.store.was_ready,

@@ -3,7 +3,9 @@
 //! the watchdog has, so that it can become the watchdog.
 
 pub mod descriptors;
+pub mod past;
 pub mod protocol;
 
 pub use descriptors::StartDescriptors;
+pub use past::Past;
 pub use protocol::{ToAgent, ToWatchdog};

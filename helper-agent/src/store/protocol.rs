@@ -1,7 +1,7 @@
 //! Messages of the store channel (`docs/protocols.md`, section 2). Descriptors travel beside a message in
 //! the order its variant lists.
 //!
-//! Order of a start: `Start`, `Config`, one `Worker` and one `Process` for each that is known,
+//! Order of a start: `Start`, `PastConfig`s, `Config`, one `Worker` and one `Process` for each that is known,
 //! `StoreEnd`, then what happens. Until it has read `StoreEnd` an agent must not read from output pipes:
 //! the watchdog still does, and two readers would lose lines.
 
@@ -24,6 +24,12 @@ pub enum ToAgent {
     /// A configuration to take; answered by [`ToWatchdog::Ready`] or [`ToWatchdog::ConfigRefused`].
     /// Descriptors: sealed memfd of a JSON `Config`, the log.
     Config {
+        /// httpd's configuration generation.
+        generation: u64,
+    },
+    /// A configuration that was in force before the one in use; oldest first, and only before
+    /// [`ToAgent::StoreEnd`]. Descriptor: sealed memfd of a JSON `Config`.
+    PastConfig {
         /// httpd's configuration generation.
         generation: u64,
     },

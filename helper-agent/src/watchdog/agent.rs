@@ -7,6 +7,8 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
 
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::SndBufForce;
 use passenger_shm::channel::Channel;
 use passenger_shm::messages::ToParent;
 
@@ -27,6 +29,9 @@ const MESSAGES_PER_TURN: usize = 64;
 
 /// Failed starts in a row after which a first start is given up: httpd refuses to start then.
 const FIRST_ATTEMPTS: u32 = 3;
+
+/// Room for the store in a new agent's channel, in bytes: some hundred for each worker and process.
+const STORE_BYTES: usize = 4 << 20;
 
 /// Run-queue delay within a second that counts as "the machine did not let it run", in nanoseconds.
 const STARVED_NS: u64 = 300_000_000;
@@ -112,6 +117,12 @@ impl Watchdog {
     fn try_start_agent(&mut self) -> io::Result<i32> {
         let (ours, theirs) = Channel::pair()?;
         ours.set_nonblocking(true)?;
+        // Without the right to it the store may take more than one turn.
+        let _ = setsockopt(&ours, SndBufForce, &STORE_BYTES);
+        // Before there is an agent: whatever happens to this process from here on, the agent has all it needs
+        // to take its place. What there is no room for follows.
+        let mut outbox = VecDeque::from(self.whole_store());
+        let (has_store, _) = self.send_queued(&ours, &mut outbox);
         let null = File::options().read(true).write(true).open("/dev/null")?;
         let log = crate::log::descriptor()?;
         let started = spawn::spawn(&Program {
@@ -134,21 +145,22 @@ impl Watchdog {
         let channel_token =
             self.events
                 .add(ours.as_fd(), Source::AgentChannel, Trigger::Readable)?;
-        let mut agent = AgentProcess {
+        self.agent = Some(AgentProcess {
             pid: started.pid,
             pidfd: started.pidfd,
             death_token,
             channel: ours,
             channel_token,
-            outbox: VecDeque::new(),
+            outbox,
             waits_for_room: false,
             channel_ended: false,
-            has_store: false,
+            has_store,
             said_stopped: false,
             run_delay_ns: 0,
-        };
-        agent.outbox.extend(self.whole_store());
-        self.agent = Some(agent);
+        });
+        if has_store {
+            self.unwatch_outputs();
+        }
         Ok(started.pid)
     }
 
@@ -258,7 +270,8 @@ impl Watchdog {
             .is_some_and(|config| config.generation == generation)
         {
             if let Some(config) = self.table.pending.take() {
-                self.table.config = config;
+                let before = std::mem::replace(&mut self.table.config, config);
+                self.table.past.add(before.generation, before.document);
             }
             self.tell_parent(&ToParent::Configured { generation }, &[]);
         }

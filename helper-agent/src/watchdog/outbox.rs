@@ -1,12 +1,13 @@
 //! What the agent is told: the store when it starts, and afterwards what happens. Kept in a queue that is
 //! sent as far as its channel has room, so that an agent that does not read cannot stop the watchdog.
 
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
+use passenger_shm::channel::Channel;
 use passenger_shm::ClientId;
 
-use super::agent::AgentProcess;
 use super::core::Watchdog;
 use super::table::ProcessKey;
 use crate::store::ToAgent;
@@ -16,6 +17,7 @@ use crate::sys::epoll::Trigger;
 #[derive(Debug)]
 pub(super) enum Item {
     Start,
+    Past(u64),
     Config,
     Pending(u64),
     Worker(ClientId),
@@ -27,7 +29,9 @@ pub(super) enum Item {
 impl Watchdog {
     /// What a new agent is told, in this order.
     pub(super) fn whole_store(&self) -> Vec<Item> {
-        let mut items = vec![Item::Start, Item::Config];
+        let mut items = vec![Item::Start];
+        items.extend(self.table.past.iter().map(|(past, _)| Item::Past(past)));
+        items.push(Item::Config);
         items.extend(self.table.workers.clients().map(Item::Worker));
         items.extend(self.table.processes.keys().copied().map(Item::Process));
         items.push(Item::StoreEnd);
@@ -60,7 +64,11 @@ impl Watchdog {
         let Some(mut agent) = self.agent.take() else {
             return;
         };
-        let result = self.flush(&mut agent);
+        let (is_end_sent, result) = self.send_queued(&agent.channel, &mut agent.outbox);
+        if is_end_sent {
+            agent.has_store = true;
+            self.unwatch_outputs();
+        }
         let waits = match result {
             Ok(()) => false,
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => true,
@@ -86,21 +94,24 @@ impl Watchdog {
         self.agent = Some(agent);
     }
 
-    fn flush(&mut self, agent: &mut AgentProcess) -> io::Result<()> {
-        while let Some(item) = agent.outbox.front() {
+    /// Sends what the channel has room for, and whether the store's end was in it: from there on the outputs
+    /// are the agent's to read.
+    pub(super) fn send_queued(
+        &self,
+        channel: &Channel,
+        outbox: &mut VecDeque<Item>,
+    ) -> (bool, io::Result<()>) {
+        let mut is_end_sent = false;
+        while let Some(item) = outbox.front() {
             if let Some((message, fds)) = self.resolve(item) {
-                if message == ToAgent::StoreEnd {
-                    agent.channel.send(&message, &[])?;
-                    drop(fds);
-                    agent.has_store = true;
-                    self.unwatch_outputs();
-                } else {
-                    agent.channel.send(&message, &fds)?;
+                if let Err(e) = channel.send(&message, &fds) {
+                    return (is_end_sent, Err(e));
                 }
+                is_end_sent |= message == ToAgent::StoreEnd;
             }
-            agent.outbox.pop_front();
+            outbox.pop_front();
         }
-        Ok(())
+        (is_end_sent, Ok(()))
     }
 
     /// A message with its descriptors; `None` if what it is about has gone.
@@ -114,6 +125,11 @@ impl Watchdog {
                 },
                 self.descriptors.in_order().to_vec(),
             ),
+            Item::Past(generation) => {
+                let document = self.table.past.document(*generation)?;
+                let generation = *generation;
+                (ToAgent::PastConfig { generation }, vec![document.as_fd()])
+            }
             Item::Config => {
                 let config = &self.table.config;
                 (

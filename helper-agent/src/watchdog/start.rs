@@ -20,7 +20,7 @@ use super::table::{ConfigEntry, ProcessEntry, Table, WorkerEntry, Workers};
 use super::takeover::{self, Inherited};
 use crate::instance::{self, Instance, Properties};
 use crate::output::Scratch;
-use crate::store::StartDescriptors;
+use crate::store::{Past, StartDescriptors};
 use crate::sys::pidfd::Pidfd;
 use crate::sys::signals::Signals;
 use crate::sys::{descriptor, limits, process};
@@ -260,6 +260,7 @@ fn take_over(table: i32) -> Result<Watchdog, String> {
     originals.nofile = inherited.nofile().or(originals.nofile);
     let descriptors = inherited.take_start().map_err(adopted)?;
     let has_log_prefix = head.has_log_prefix();
+    let past = inherited.take_past().map_err(adopted)?;
     let directory = PathBuf::from(&inherited.instance_dir);
     let (parent_pid, generation) = (inherited.parent_pid, inherited.watchdog_generation + 1);
     let mut watchdog = Parts {
@@ -273,6 +274,7 @@ fn take_over(table: i32) -> Result<Watchdog, String> {
     }
     .assemble(directory)?;
     watchdog.told_parent = inherited.was_ready;
+    watchdog.table.past = past;
     watchdog.adopt(&inherited).map_err(adopted)?;
     log::warn!(
         "process {} is the watchdog now, with {} app processes and {} workers",
@@ -317,6 +319,7 @@ impl Parts {
         let table = Table {
             config,
             pending: None,
+            past: Past::default(),
             workers: Workers::new(view.capacities().clients).map_err(failed)?,
             processes: BTreeMap::new(),
         };

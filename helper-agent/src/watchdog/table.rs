@@ -8,6 +8,7 @@ use passenger_shm::channel::Channel;
 use passenger_shm::ClientId;
 
 use crate::output::LineDrain;
+use crate::store::Past;
 use crate::sys::pidfd::Pidfd;
 use crate::sys::process::ExitStatus;
 
@@ -165,6 +166,8 @@ pub struct Table {
     pub config: ConfigEntry,
     /// A newer one that the agent has not answered yet.
     pub pending: Option<ConfigEntry>,
+    /// Those before.
+    pub past: Past,
     /// Workers.
     pub workers: Workers,
     /// App processes.

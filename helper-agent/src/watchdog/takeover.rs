@@ -12,7 +12,7 @@ use passenger_shm::ClientId;
 use serde::{Deserialize, Serialize};
 
 use super::stop;
-use crate::store::StartDescriptors;
+use crate::store::{Past, StartDescriptors};
 use crate::sys::limits::NoFile;
 use crate::sys::{descriptor, memfd, process, spawn};
 
@@ -62,6 +62,8 @@ pub struct HandOver<'a> {
     pub descriptors: &'a StartDescriptors,
     /// Generation, memfd and log of the configuration in use.
     pub config: (u64, BorrowedFd<'a>, BorrowedFd<'a>),
+    /// Generation and memfd of those before.
+    pub past: Vec<(u64, BorrowedFd<'a>)>,
     /// All workers.
     pub workers: Vec<HeldWorker<'a>>,
     /// All app processes that are not forgotten.
@@ -133,6 +135,7 @@ pub(super) struct Inherited {
     pub(super) config_generation: u64,
     config: RawFd,
     log: RawFd,
+    past: Vec<(u64, RawFd)>,
     pub(super) workers: Vec<InheritedWorker>,
     pub(super) processes: Vec<InheritedProcess>,
     pub(super) was_ready: bool,
@@ -194,6 +197,11 @@ impl Inherited {
             config_generation,
             config: keep(config)?,
             log: keep(log)?,
+            past: hand_over
+                .past
+                .iter()
+                .map(|(generation, document)| Ok((*generation, keep(*document)?)))
+                .collect::<io::Result<_>>()?,
             workers: workers.collect::<io::Result<_>>()?,
             processes: processes.collect::<io::Result<_>>()?,
             was_ready: hand_over.was_ready,
@@ -227,6 +235,15 @@ impl Inherited {
             descriptor::take_inherited(self.config)?,
             descriptor::take_inherited(self.log)?,
         ))
+    }
+
+    /// Takes the configurations before; once.
+    pub(super) fn take_past(&mut self) -> io::Result<Past> {
+        let mut past = Past::default();
+        for (generation, document) in std::mem::take(&mut self.past) {
+            past.add(generation, descriptor::take_inherited(document)?);
+        }
+        Ok(past)
     }
 
     /// The limit that a new agent gets.
