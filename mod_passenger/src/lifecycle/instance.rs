@@ -1,30 +1,26 @@
-//! The running instance as httpd's parent knows it: starts it, hands it configurations, hears what
-//! it says, and stops it.
+//! The running instance as httpd's parent knows it: hands it configurations, replaces it after an upgrade,
+//! hears what it says, and stops it.
 
-use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{kill, Signal};
-use nix::unistd::Pid;
-use passenger_shm::channel::{Channel, Received};
+use passenger_shm::channel::Channel;
 use passenger_shm::messages::{self as wire, FromParent, ToParent};
 
-use super::{checks, handover, watch};
-use crate::ffi::launch::Launch;
+use super::birth::{cannot_hear, hear, start};
+use super::{handover, watch};
 use crate::ffi::log::NOTICE;
-use crate::ffi::retained::{self, Descriptors, Retained};
+use crate::ffi::retained::{self, Retained};
 use crate::ffi::server::{self, Configuring};
 use crate::{codes, config};
 
 /// How long a new instance may take until it answers.
 const READY_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long one that replaces another may take: meanwhile nobody's connection is accepted.
+const REPLACE_TIMEOUT: Duration = Duration::from_secs(3);
 /// What the parent waits beyond the deadline it gave the instance.
 const STOP_GRACE: Duration = Duration::from_secs(2);
-/// Descriptors beside a `Ready`.
-const READY_DESCRIPTORS: usize = 4;
 
 /// Whether there is an instance to stop.
 pub(super) fn exists() -> bool {
@@ -33,8 +29,8 @@ pub(super) fn exists() -> bool {
 
 /// Hands the configuration to the running instance, or starts one.
 ///
-/// Blocks (at most ten seconds) only if an instance must be started: the first time, after an
-/// upgrade of the module, and after all of the instance died.
+/// Blocks only if an instance must be started: at most ten seconds the first time and after all of the
+/// instance died, three after an upgrade of the module.
 ///
 /// # Errors
 /// A sentence for the administrator.
@@ -50,30 +46,62 @@ pub(super) fn start_or_configure(
     // Again: what was heard may have been its end.
     if let Some(instance) = retained::get() {
         if instance.build == config.build {
-            if instance.watchdog != 0 {
-                watch(configuring.pconf, instance.watchdog);
-            }
-            return configure(config.generation, &file, &log);
+            return go_on(configuring, config.generation, &instance, &file, &log);
         }
-        log::info!(
-            target: NOTICE,
-            "{}: build {} replaces {}: a new instance starts, the one in {} ends with its last \
-             worker",
-            codes::STARTED, config.build, instance.build, instance.instance_dir
-        );
-        retire(config.generation);
-    } else if let Some(unknown) = retained::take_channel() {
+        return replace(configuring, config, &instance, &file, &log);
+    }
+    if let Some(unknown) = retained::take_channel() {
         // An instance of a build with another layout of retained data: nobody else can stop it.
         retained::set_draining(unknown, config.generation.saturating_sub(1));
     }
-    start(configuring, config, &file, &log)
+    start(config, &file, &log, READY_TIMEOUT)?.keep(configuring);
+    Ok(())
 }
 
-/// Lets the retained instance drain: it is told to stop when the last worker of the generations
-/// that use it is gone.
-fn retire(new_generation: u64) {
-    if let Some(channel) = retained::take_channel() {
-        retained::set_draining(channel, new_generation.saturating_sub(1));
+/// The running instance stays, with a new configuration.
+fn go_on(
+    configuring: Configuring<'_>,
+    generation: u64,
+    instance: &Retained,
+    file: &OwnedFd,
+    log: &OwnedFd,
+) -> Result<(), String> {
+    if instance.watchdog != 0 {
+        watch(configuring.pconf, instance.watchdog);
+    }
+    configure(generation, file, log)
+}
+
+/// An upgrade: a new instance takes over, and the old one is told to stop when the last worker of the
+/// generations that use it is gone. If the new one does not start the old one stays, for new workers, too.
+fn replace(
+    configuring: Configuring<'_>,
+    config: &wire::Config,
+    old: &Retained,
+    file: &OwnedFd,
+    log: &OwnedFd,
+) -> Result<(), String> {
+    match start(config, file, log, REPLACE_TIMEOUT) {
+        Ok(new) => {
+            log::info!(
+                target: NOTICE,
+                "{}: build {} replaces {}: the instance in {} ends with its last worker",
+                codes::STARTED, config.build, old.build, old.instance_dir
+            );
+            if let Some(channel) = retained::take_channel() {
+                retained::set_draining(channel, config.generation.saturating_sub(1));
+            }
+            new.keep(configuring);
+            Ok(())
+        }
+        Err(why) => {
+            log::error!(
+                "{}: the installed build {} does not start ({why}): build {} goes on serving with the new \
+                 configuration; install again, then `apachectl graceful`",
+                codes::BROKEN_BUILD, config.build, old.build
+            );
+            go_on(configuring, config.generation, old, file, log)
+        }
     }
 }
 
@@ -93,126 +121,6 @@ fn configure(generation: u64, file: &OwnedFd, log: &OwnedFd) -> Result<(), Strin
         log::debug!("{}: configuration {generation} handed over", codes::STARTED);
     }
     sent
-}
-
-// --- start --------------------------------------------------------------------------------------
-
-fn start(
-    configuring: Configuring<'_>,
-    config: &wire::Config,
-    file: &OwnedFd,
-    log: &OwnedFd,
-) -> Result<(), String> {
-    let program = checks::watchdog(&config::globals().root);
-    let c_program = CString::new(program.as_os_str().as_bytes())
-        .map_err(|_| format!("the path {} contains a NUL byte", program.display()))?;
-    let (ours, theirs) = Channel::pair().map_err(|e| format!("cannot create a channel: {e}"))?;
-    let parent = i32::try_from(std::process::id()).unwrap_or(0);
-    let pid = Launch {
-        program: &c_program,
-        name: c"passenger-watchdog",
-        variable: ("PASSENGER_PARENT_PID", parent.to_string()),
-        channel: theirs.as_fd(),
-        log: log.as_fd(),
-    }
-    .run()
-    .map_err(|why| format!("cannot start {}: {why}", program.display()))?;
-    // Only the watchdog may hold the far end: its end of file is the sign of its death.
-    drop(theirs);
-    let configure = FromParent::Configure {
-        generation: config.generation,
-    };
-    let ready = ours
-        .send(&configure, &[file.as_fd(), log.as_fd()])
-        .map_err(|e| format!("cannot send the configuration to the watchdog: {e}"))
-        .and_then(|()| await_ready(&ours));
-    let (instance_dir, descriptors) = ready.inspect_err(|_| abandon(&ours, pid))?;
-    if instance_dir.len() >= retained::PATH_BYTES {
-        return Err(format!(
-            "the path of the instance directory is too long: {instance_dir}; \
-             name a shorter PassengerInstanceRegistryDir"
-        ));
-    }
-    let instance = Retained {
-        watchdog: pid,
-        parent,
-        build: config.build.clone(),
-        instance_dir,
-    };
-    let [routes, traffic, doorbell, hello] = descriptors;
-    // Workers must not hang in a hello to a watchdog that does not read.
-    let hello = Channel::from(hello);
-    hello
-        .set_nonblocking(true)
-        .map_err(|e| format!("cannot prepare the hello channel: {e}"))?;
-    let descriptors = Descriptors {
-        channel: ours.into(),
-        routes,
-        traffic,
-        doorbell,
-        hello: hello.into(),
-    };
-    retained::keep(&instance, descriptors);
-    watch(configuring.pconf, pid);
-    log::info!(
-        target: NOTICE,
-        "{}: mod_passenger {} started, instance {}, watchdog pid={pid}",
-        codes::STARTED, instance.build, instance.instance_dir
-    );
-    Ok(())
-}
-
-/// Ends what was started but is not ready: whatever of it still listens hears the order to stop (an
-/// agent that takes the watchdog's place, too).
-fn abandon(channel: &Channel, pid: i32) {
-    let _ = channel.send(&FromParent::Stop { deadline_ms: 0 }, &[]);
-    let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-}
-
-fn await_ready(channel: &Channel) -> Result<(String, [OwnedFd; READY_DESCRIPTORS]), String> {
-    let deadline = Instant::now() + READY_TIMEOUT;
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if !channel.wait_readable(left).map_err(|e| cannot_hear(&e))? {
-            return Err(format!(
-                "the watchdog was not ready after {} seconds; its log says more",
-                READY_TIMEOUT.as_secs()
-            ));
-        }
-        match hear(channel).map_err(|e| cannot_hear(&e))? {
-            None => {
-                return Err("the watchdog ended before it was ready; its log says why".to_owned())
-            }
-            Some(Received {
-                message: ToParent::Failed { message },
-                ..
-            }) => return Err(message),
-            Some(Received {
-                message: ToParent::Ready { instance_dir },
-                fds,
-                ..
-            }) => {
-                let count = fds.len();
-                let fds = <[OwnedFd; READY_DESCRIPTORS]>::try_from(fds).map_err(|_| {
-                    format!("the watchdog sent {count} descriptors, not {READY_DESCRIPTORS}")
-                })?;
-                return Ok((instance_dir, fds));
-            }
-            Some(Received { message, .. }) => say(&message),
-        }
-    }
-}
-
-/// The next message; `None` at the end. A far end that closes with unread messages resets the channel.
-fn hear(channel: &Channel) -> io::Result<Option<Received<ToParent>>> {
-    match channel.recv::<ToParent>() {
-        Err(why) if why.kind() == io::ErrorKind::ConnectionReset => Ok(None),
-        answer => answer,
-    }
-}
-
-fn cannot_hear(why: &io::Error) -> String {
-    format!("cannot hear what the watchdog says: {why}")
 }
 
 // --- while it runs ------------------------------------------------------------------------------
@@ -258,7 +166,8 @@ fn listen(instance: &Retained) {
     }
 }
 
-fn say(message: &ToParent) {
+/// Passes on what the instance says.
+pub(super) fn say(message: &ToParent) {
     match message {
         ToParent::Configured { generation } => {
             log::info!("{}: configuration {generation} is in force", codes::STARTED);
@@ -371,58 +280,6 @@ fn await_end(channel: &Channel, deadline: Instant) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn ready_needs_all_descriptors() {
-        let (ours, theirs) = Channel::pair().expect("pair");
-        let ready = ToParent::Ready {
-            instance_dir: "/run/x".to_owned(),
-        };
-        theirs.send(&ready, &[ours.as_fd()]).expect("send");
-        let sentence = await_ready(&ours).expect_err("one descriptor is not enough");
-        assert!(sentence.contains("1 descriptors, not 4"), "{sentence}");
-    }
-
-    #[test]
-    fn ready_comes_with_its_descriptors_after_other_news() {
-        let (ours, theirs) = Channel::pair().expect("pair");
-        theirs
-            .send(&ToParent::Configured { generation: 1 }, &[])
-            .expect("send");
-        let ready = ToParent::Ready {
-            instance_dir: "/run/x".to_owned(),
-        };
-        theirs
-            .send(&ready, &[ours.as_fd(); READY_DESCRIPTORS])
-            .expect("send");
-        let (directory, _fds) = await_ready(&ours).expect("ready");
-        assert_eq!(directory, "/run/x");
-    }
-
-    #[test]
-    fn the_watchdogs_reason_is_passed_on() {
-        let (ours, theirs) = Channel::pair().expect("pair");
-        let failed = ToParent::Failed {
-            message: "no room".to_owned(),
-        };
-        theirs.send(&failed, &[]).expect("send");
-        assert_eq!(await_ready(&ours).expect_err("failed"), "no room");
-        drop(theirs);
-        assert!(await_ready(&ours)
-            .expect_err("end of file")
-            .contains("ended before"));
-    }
-
-    #[test]
-    fn a_watchdog_that_dies_without_reading_ended() {
-        let (ours, theirs) = Channel::pair().expect("pair");
-        ours.send(&FromParent::Configure { generation: 1 }, &[])
-            .expect("send");
-        drop(theirs);
-        assert!(await_ready(&ours)
-            .expect_err("reset")
-            .contains("ended before"));
-    }
 
     #[test]
     fn the_end_is_awaited_through_late_messages() {

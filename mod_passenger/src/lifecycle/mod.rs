@@ -11,6 +11,7 @@
 //! A restart unloads this library. So in the parent: no thread, no thread-local with a destructor,
 //! and every static is emptied by [`on_pconf_cleared`].
 
+mod birth;
 mod checks;
 mod handover;
 mod instance;
