@@ -12,7 +12,7 @@ STAGE := $(TARGET)/stage
 LOADERS := $(shell cd helper-agent/loaders && find . -type f -not -name '*.md' -not -name '*.pyc' -not -path '*/tests/*' | sed 's|^\./||' | sort)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test build install bench bench-deps deps stage
+.PHONY: help run test build install bench bench-deps chaos deps stage
 # Packages come before what needs them, also under make -j.
 .NOTPARALLEL:
 
@@ -22,6 +22,7 @@ help:
 	@echo 'make build    the module, the agent and the watchdog, optimised'
 	@echo 'make install  into PREFIX (now $(PREFIX)); DESTDIR is honoured'
 	@echo 'make bench    against Phusion Passenger and a static file, side by side'
+	@echo 'make chaos    restarts, kill -9 and upgrades under load, with figures (tests/chaos/README.md)'
 	@echo 'make deps     the Debian packages that are missing (the others do this too)'
 
 run: deps stage
@@ -39,6 +40,9 @@ bench: bench-deps stage
 
 bench-deps:
 	@tests/run/deps --bench
+
+chaos: bench-deps stage
+	@exec tests/run/chaos $(STAGE)
 
 deps:
 	@tests/run/deps

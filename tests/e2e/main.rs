@@ -11,25 +11,36 @@
 //! * `sendfile`: files that httpd sends for an app.
 //! * `requests`: what a client's request may do.
 //! * `failures`: apps that do not start, and apps that fail at a request.
-//! * `languages`: checkers, frameworks, server-sent events, ASGI.
+//! * `error_pages`: what a browser sees of an app that does not start.
+//! * `languages`: checkers, server-sent events, ASGI, threads, early hints; `frameworks`: popular ones.
+//! * `python_sockets`: WebSockets of ASGI and WSGI; `browser`: what Chromium makes of those of all languages.
 //! * `users`: who the apps run as.
 //! * `crash`: kill -9 of each kind of process, idle, under load and in the middle of a request.
 //! * `pool`: restarts by file, full queues, retiring processes.
+//! * `reload`: other configurations by graceful and restart.
+//! * `preloading`: processes that are forked from one that has loaded the app.
 //! * `restart`: graceful, and what stays warm.
 //! * `retry`: apps that die while they answer.
 //! * `slow`: slow clients and clients that go away.
-//! * `websocket`: connections that are upgraded.
+//! * `websocket`: connections that are upgraded; `sockets`: what they mean for the processes.
+//! * `hijack`: apps that write HTTP themselves.
+//! * `sticky`: clients that stay with a process.
 //! * `shipped`: the demo of `make run` and the files of `apache-conf`.
 //! * `stop`: nothing is left, whatever the apps do against it.
+//! * `upgrade`: another build is installed under a running server.
 //!
 //! `tests/e2e/fixtures/README.md` lists the URLs of the probe, the app that most tests run against.
 #![deny(unsafe_code)]
 
+mod browser;
 mod clients;
 mod crash;
 mod environment;
+mod error_pages;
 mod failures;
+mod frameworks;
 mod headers;
+mod hijack;
 mod hosting;
 mod hygiene;
 mod identities;
@@ -37,6 +48,9 @@ mod languages;
 mod mapping;
 mod modules;
 mod pool;
+mod preloading;
+mod python_sockets;
+mod reload;
 mod requests;
 mod restart;
 mod retry;
@@ -44,8 +58,11 @@ mod sendfile;
 mod serve;
 mod shipped;
 mod slow;
+mod sockets;
+mod sticky;
 mod stop;
 mod tls;
+mod upgrade;
 mod users;
 mod websocket;
 

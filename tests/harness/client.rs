@@ -306,7 +306,11 @@ impl Client {
         }
     }
 
-    fn line(&mut self) -> io::Result<String> {
+    /// Reads a line of a head, for what is not a response or not yet.
+    ///
+    /// # Errors
+    /// As [`Client::exchange`].
+    pub fn line(&mut self) -> io::Result<String> {
         let mut line = String::new();
         if self.stream.read_line(&mut line)? == 0 {
             return Err(cut("a line"));

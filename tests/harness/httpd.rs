@@ -23,10 +23,10 @@ const STOP: Duration = Duration::from_secs(40);
 /// A running server. Dropping it stops everything that came out of it.
 #[derive(Debug)]
 pub struct Server {
-    root: PathBuf,
-    port: u16,
+    pub(crate) root: PathBuf,
+    pub(crate) port: u16,
     child: Option<Child>,
-    setup: Setup,
+    pub(crate) setup: Setup,
     is_abandoned: bool,
 }
 
@@ -163,14 +163,6 @@ impl Server {
         });
     }
 
-    /// `apachectl graceful`, and waits until the parent took the configuration.
-    pub fn graceful(&self) {
-        const DONE: &str = "resuming normal operations";
-        let before = self.log().count(DONE);
-        processes::signal(self.parent(), Signal::SIGUSR1);
-        self.log().expect_times(DONE, before + 1);
-    }
-
     /// `apachectl stop`: returns when httpd's parent is gone, at most `patience` later.
     ///
     /// # Panics
@@ -246,11 +238,7 @@ impl Server {
 
     /// Starts httpd; false when it ended before it answered.
     fn launch(&mut self) -> bool {
-        fs::write(
-            self.root.join("httpd.conf"),
-            self.setup.configuration(&self.root, self.port),
-        )
-        .expect("write httpd.conf");
+        self.write_configuration();
         let output = fs::File::create(self.root.join("console.log")).expect("create console.log");
         let child = Command::new("/usr/sbin/apache2")
             .args(["-D", "FOREGROUND", "-f", "httpd.conf", "-d"])

@@ -13,6 +13,14 @@ pub struct Instance {
 }
 
 impl Instance {
+    /// The instance in that directory.
+    #[must_use]
+    pub fn at(directory: &Path) -> Instance {
+        Instance {
+            directory: directory.to_owned(),
+        }
+    }
+
     /// The only instance in a registry.
     ///
     /// # Panics
@@ -59,6 +67,14 @@ impl Instance {
         self.pid_in("agent.pid")
     }
 
+    /// The process in that file of the directory, if it is alive now.
+    #[must_use]
+    pub fn pid_now(&self, file: &str) -> Option<ProcessId> {
+        let text = fs::read_to_string(self.directory.join(file)).ok()?;
+        let pid = text.trim().parse().ok()?;
+        processes::is_alive(pid).then_some(pid)
+    }
+
     /// The processes that hold an app's listening socket and work in `app_root`.
     #[must_use]
     pub fn app_pids(&self, app_root: &Path) -> Vec<ProcessId> {
@@ -75,10 +91,7 @@ impl Instance {
         until_some(
             &format!("a live process in {}", path.display()),
             PATIENCE,
-            || {
-                let pid = fs::read_to_string(&path).ok()?.trim().parse().ok()?;
-                processes::is_alive(pid).then_some(pid)
-            },
+            || self.pid_now(file),
         )
     }
 }

@@ -159,12 +159,33 @@ pub fn holds_any(pid: ProcessId, links: &HashSet<String>) -> bool {
 /// What a process's descriptors point to, as `/proc` names it.
 #[must_use]
 pub fn open_files(pid: ProcessId) -> Vec<PathBuf> {
+    descriptors(pid).into_iter().map(|(_, link)| link).collect()
+}
+
+/// A process's descriptors, and what each points to.
+#[must_use]
+pub fn descriptors(pid: ProcessId) -> Vec<(u32, PathBuf)> {
     let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fd")) else {
         return Vec::new();
     };
     entries
-        .filter_map(|entry| fs::read_link(entry.ok()?.path()).ok())
+        .filter_map(|entry| {
+            let entry = entry.ok()?;
+            let number = entry.file_name().to_str()?.parse().ok()?;
+            Some((number, fs::read_link(entry.path()).ok()?))
+        })
         .collect()
+}
+
+/// The memory that a process shares with nobody, in KiB, while it exists.
+#[must_use]
+pub fn private_memory_kib(pid: ProcessId) -> Option<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+    let of = |line: &str| -> Option<u64> {
+        let rest = line.strip_prefix("Private_")?;
+        rest.split_whitespace().nth(1)?.parse().ok()
+    };
+    Some(text.lines().filter_map(of).sum())
 }
 
 fn names(pid: ProcessId, directory: &Path) -> bool {

@@ -4,7 +4,7 @@ use crate::app::Site;
 use crate::httpd::Server;
 use crate::under_test::UnderTest;
 use nix::unistd::Uid;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Where instance directories are made, below the server's root. Short: `sun_path` has 108 bytes.
 pub(crate) const REGISTRY: &str = "i";
@@ -57,6 +57,7 @@ impl Mpm {
 #[derive(Debug, Clone)]
 pub struct Setup {
     pub(crate) under_test: UnderTest,
+    prefix: Option<PathBuf>,
     mpm: Mpm,
     allows_htaccess: bool,
     directives: Vec<String>,
@@ -67,6 +68,7 @@ impl Default for Setup {
     fn default() -> Setup {
         Setup {
             under_test: UnderTest::chosen(),
+            prefix: None,
             mpm: Mpm::Event,
             allows_htaccess: true,
             directives: Vec::new(),
@@ -117,6 +119,29 @@ impl Setup {
         self
     }
 
+    /// Takes a site back.
+    #[must_use]
+    pub fn without_site(mut self, name: &str) -> Setup {
+        self.sites.retain(|site| site.name != name);
+        self
+    }
+
+    /// Replaces the lines of a site's virtual host.
+    #[must_use]
+    pub fn with_lines_of(mut self, name: &str, directives: &[&str]) -> Setup {
+        for site in self.sites.iter_mut().filter(|site| site.name == name) {
+            site.directives = directives.iter().map(|&line| line.to_owned()).collect();
+        }
+        self
+    }
+
+    /// Uses an installation of its own instead of the staged one.
+    #[must_use]
+    pub fn installed_in(mut self, prefix: &Path) -> Setup {
+        self.prefix = Some(prefix.to_owned());
+        self
+    }
+
     /// Starts the server and waits until it answers.
     ///
     /// # Panics
@@ -159,7 +184,11 @@ impl Setup {
         if Uid::effective().is_root() {
             lines.push("User www-data\nGroup www-data".to_owned());
         }
-        lines.extend(self.under_test.configuration(&root.join(REGISTRY)));
+        let registry = root.join(REGISTRY);
+        lines.extend(
+            self.under_test
+                .configuration(&registry, self.prefix.as_deref()),
+        );
         lines.extend(self.directives.iter().cloned());
         let overrides = if self.allows_htaccess { "All" } else { "None" };
         lines.push(format!(

@@ -25,9 +25,10 @@ impl UnderTest {
         }
     }
 
-    /// The lines that load and point out the module; it keeps its run-time files in `registry`.
+    /// The lines that load and point out the module; it keeps its run-time files in `registry`. Ours is
+    /// installed in `prefix`, or staged.
     #[must_use]
-    pub(crate) fn configuration(self, registry: &Path) -> Vec<String> {
+    pub(crate) fn configuration(self, registry: &Path, prefix: Option<&Path>) -> Vec<String> {
         let common = |module: &str, root: &str| {
             vec![
                 format!("LoadModule passenger_module \"{module}\""),
@@ -39,7 +40,7 @@ impl UnderTest {
         };
         match self {
             UnderTest::Ours => {
-                let prefix = stage::prefix();
+                let prefix = prefix.map_or_else(stage::prefix, Path::to_owned);
                 let module = prefix.join("modules/mod_passenger.so");
                 common(&module.to_string_lossy(), &prefix.to_string_lossy())
             }
