@@ -19,6 +19,12 @@ enum Chance {
     Abandon {
         process: usize,
     },
+    Upgrade {
+        process: usize,
+    },
+    HangUp {
+        process: usize,
+    },
     SpawnSucceeds {
         process: usize,
         concurrency: u32,
@@ -68,6 +74,8 @@ fn chance() -> impl Strategy<Value = Chance> {
         6 => group.clone().prop_map(|group| Chance::Arrive { group }),
         6 => Just(Chance::Serve),
         1 => process.prop_map(|process| Chance::Abandon { process }),
+        2 => process.prop_map(|process| Chance::Upgrade { process }),
+        1 => process.prop_map(|process| Chance::HangUp { process }),
         5 => (process, 0..4u32).prop_map(|(process, concurrency)| Chance::SpawnSucceeds {
             process,
             concurrency
@@ -104,7 +112,9 @@ struct Actor {
     concurrency: u32,
     in_use: u32,
     orphans: u32,
+    streams: u32,
     takes: u64,
+    drained_at: u64,
 }
 
 /// The world outside the pool, as far as the pool can tell.
@@ -125,6 +135,7 @@ impl World {
         let limits = PoolLimits {
             max_processes: max,
             idle_ms: Some(60_000),
+            stream_drain_ms: 10_000,
         };
         let mut world = Self {
             pool: Pool::new(limits),
@@ -198,20 +209,22 @@ impl World {
                     concurrency: 1,
                     in_use: 0,
                     orphans: 0,
+                    streams: 0,
                     takes: 0,
+                    drained_at: 0,
                 };
                 assert!(
                     self.actors.insert(process, actor).is_none(),
                     "an id is never used twice"
                 );
             }
-            Command::Drain { process } => of(self, process, &[Phase::Live], Phase::Draining),
+            Command::Drain { process } => {
+                of(self, process, &[Phase::Live], Phase::Draining);
+                let now = self.now;
+                self.actors.get_mut(&process).unwrap().drained_at = now;
+            }
             Command::AskToStop { process } => {
-                let seen = &self.actors[&process];
-                assert!(
-                    seen.in_use == 0 || self.is_stopping,
-                    "`stop` while a worker holds a seat: {seen:?}"
-                );
+                self.check_stop(&self.actors[&process]);
                 of(self, process, &[Phase::Draining], Phase::Told(0));
             }
             Command::Terminate { process } => {
@@ -249,6 +262,17 @@ impl World {
         }
     }
 
+    fn check_stop(&self, seen: &Actor) {
+        assert!(
+            seen.in_use == 0 || self.is_stopping,
+            "`stop` while a worker holds a seat: {seen:?}"
+        );
+        assert!(
+            seen.streams == 0 || self.is_stopping || self.now - seen.drained_at >= 10_000,
+            "`stop` before the workers could close its streams: {seen:?}"
+        );
+    }
+
     fn look(&mut self) {
         let queues = self.queues.iter().map(|(id, queue)| {
             let oldest_ms = queue
@@ -270,6 +294,7 @@ impl World {
                 LoadSeen {
                     in_use: a.in_use,
                     orphans: a.orphans,
+                    streams: a.streams,
                     takes: a.takes,
                 },
             )
@@ -350,6 +375,18 @@ impl World {
                     let actor = self.actors.get_mut(&id).unwrap();
                     actor.in_use -= 1;
                     actor.orphans += 1;
+                }
+            }
+            Chance::Upgrade { process } => {
+                if let Some(id) = self.pick(process, |a| a.in_use > 0) {
+                    let actor = self.actors.get_mut(&id).unwrap();
+                    actor.in_use -= 1;
+                    actor.streams += 1;
+                }
+            }
+            Chance::HangUp { process } => {
+                if let Some(id) = self.pick(process, |a| a.streams > 0) {
+                    self.actors.get_mut(&id).unwrap().streams = 0;
                 }
             }
             Chance::SpawnSucceeds {
@@ -433,6 +470,7 @@ impl World {
                 let limits = PoolLimits {
                     max_processes: max,
                     idle_ms: Some(60_000),
+                    stream_drain_ms: 10_000,
                 };
                 self.tell(Event::Configured(limits));
             }
@@ -494,9 +532,10 @@ proptest! {
         let Some(queue) = world.queues.get_mut(&GroupId(group)) else { return Ok(()) };
         queue.push(world.now);
         world.look();
-        // Back-off after the story's failures included: 60 s at one look a second, and as much
-        // again for residences and drains of up to four groups.
-        for _ in 0..300 {
+        // Back-off after the story's failures (60 s), the residence of processes that took a minute to start, and
+        // the drains of up to four groups, streams that nobody closes included.
+        let end = world.now + 600_000;
+        while world.now < end {
             world.calm(1);
             if world.queues.values().all(Vec::is_empty) {
                 return Ok(());
@@ -534,6 +573,9 @@ proptest! {
         }
         for queue in world.queues.values_mut() {
             queue.clear();
+        }
+        for actor in world.actors.values_mut() {
+            actor.streams = 0;
         }
         world.calm(400);
         for (group, min) in [(0u64, 0usize), (1, 1), (2, 2), (3, 0)] {

@@ -5,17 +5,28 @@ use crate::error::RequestError;
 use crate::exchange;
 use crate::ffi::request::Request;
 use crate::worker::Worker;
-use passenger_shm::{Busy, GroupRef, Hint, Occupancy, ProcessRef, QueueFull, Seat};
+use passenger_shm::{Busy, GroupRef, Hint, Occupancy, OffRoute, ProcessRef, QueueFull, Seat};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 /// Longest sleep between two looks at the client.
 const SLICE: Duration = Duration::from_millis(250);
-/// Longest pause between two looks for a process of new code.
+/// Longest pause between two looks for a certain process.
 const LOOK_PAUSE: Duration = Duration::from_millis(10);
+/// How long a request of a sticky session waits for its process before any other will do.
+const ROUTE_PATIENCE: Duration = Duration::from_secs(10);
 
-/// Takes a seat of the group, avoiding `avoid` where another process has room. Blocks while the group is
-/// busy or its first process starts.
+/// Which process a request would like, or rather not.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Wish {
+    /// The one its sticky session is at.
+    pub(crate) route: Option<u64>,
+    /// One that has just failed it.
+    pub(crate) avoid: Option<ProcessRef>,
+}
+
+/// Takes a seat of the group, at the process that is wished for where that is possible. Blocks while the group
+/// is busy or its first process starts.
 ///
 /// # Errors
 /// A full queue, an app that does not start, a client that left, or a wait that could never end.
@@ -23,7 +34,7 @@ pub(crate) fn admit<'w>(
     r: &Request<'_>,
     worker: &'w Worker,
     group: GroupRef,
-    avoid: Option<ProcessRef>,
+    wish: Wish,
 ) -> Result<Seat<'w>, RequestError> {
     let start = Instant::now();
     let config = config::of_request(r.as_ptr());
@@ -35,14 +46,19 @@ pub(crate) fn admit<'w>(
             return Ok(seat);
         }
     }
-    match worker.client.take(group, avoid) {
+    if let Some(route) = wish.route {
+        if let Some(seat) = await_route(r, worker, group, route, limit)? {
+            return Ok(seat);
+        }
+    }
+    match worker.client.take(group, wish.avoid) {
         Ok(seat) => return Ok(seat),
         Err(Busy { live: 0 }) => {}
         // Whoever holds a seat is often done with it and only waits for a processor. Letting others run once
         // costs less than a place in the queue, a sleep and somebody's wake-up (docs/performance.md).
         Err(_) => {
             std::thread::yield_now();
-            if let Ok(seat) = worker.client.take(group, avoid) {
+            if let Ok(seat) = worker.client.take(group, wish.avoid) {
                 return Ok(seat);
             }
         }
@@ -53,7 +69,7 @@ pub(crate) fn admit<'w>(
     let failures = info.map(|info| info.spawn_failures);
     let mut waiter = worker
         .client
-        .enqueue(group)
+        .enqueue_again(group, start.elapsed())
         .map_err(|full| queue_full(worker, group, &full))?;
     worker.client.hint(Hint::CapacityWanted(group));
     loop {
@@ -63,13 +79,7 @@ pub(crate) fn admit<'w>(
         if is_client_gone(r) {
             return Err(RequestError::ClientGone);
         }
-        if let Some(limit) = limit.filter(|limit| start.elapsed().as_secs() >= u64::from(*limit)) {
-            return Err(RequestError::QueueTimedOut {
-                limit,
-                length: worker.client.queue_length(group),
-                processes: processes(worker, group),
-            });
-        }
+        check_wait(worker, group, start, limit)?;
         let Some(info) = worker.view.group(group) else {
             return Err(RequestError::NoInstance {
                 reason: "the application's group was removed while the request waited".into(),
@@ -126,6 +136,60 @@ fn await_newest<'w>(
         }
         std::thread::sleep(pause);
         pause = (pause * 2).min(LOOK_PAUSE);
+    }
+}
+
+/// A seat at the process that the client's sticky session is at. `None`: any process will do, because that one
+/// is gone, or has been busy for too long, or is the group's only one, for which the queue is the place to wait.
+///
+/// Not in the queue, as with [`await_newest`].
+fn await_route<'w>(
+    r: &Request<'_>,
+    worker: &'w Worker,
+    group: GroupRef,
+    route: u64,
+    limit: Option<u32>,
+) -> Result<Option<Seat<'w>>, RequestError> {
+    let start = Instant::now();
+    let mut pause = Duration::from_millis(1);
+    let mut next_look = SLICE;
+    loop {
+        match worker.client.take_on_route(group, route) {
+            Ok(seat) => return Ok(Some(seat)),
+            Err(OffRoute::Gone | OffRoute::Busy { live: 0 | 1 }) => return Ok(None),
+            Err(OffRoute::Busy { .. }) => {}
+        }
+        let waited = start.elapsed();
+        // A part of a request that is executed there waits for it in vain.
+        if waited >= ROUTE_PATIENCE || seat_holder_above(r).is_some() {
+            return Ok(None);
+        }
+        if waited >= next_look {
+            if is_client_gone(r) {
+                return Err(RequestError::ClientGone);
+            }
+            check_wait(worker, group, start, limit)?;
+            next_look = waited + SLICE;
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(LOOK_PAUSE);
+    }
+}
+
+/// Whether a request that has waited since `start` may wait on.
+fn check_wait(
+    worker: &Worker,
+    group: GroupRef,
+    start: Instant,
+    limit: Option<u32>,
+) -> Result<(), RequestError> {
+    match limit.filter(|limit| start.elapsed().as_secs() >= u64::from(*limit)) {
+        None => Ok(()),
+        Some(limit) => Err(RequestError::QueueTimedOut {
+            limit,
+            length: worker.client.queue_length(group),
+            processes: processes(worker, group),
+        }),
     }
 }
 

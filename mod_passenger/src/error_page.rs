@@ -1,17 +1,27 @@
 //! What a visitor sees when no app answered. Details only where the administrator (or a development
 //! environment) asked for them; otherwise an id that the log repeats.
 
+use crate::config;
 use crate::error::RequestError;
 use crate::ffi::brigade;
+use crate::ffi::log::for_request;
 use crate::ffi::request::{c_string, Request};
+use crate::ffi::sendfile::open_beneath;
 use crate::handler::Outcome;
-use passenger_shm::messages::SpawnFailure;
-use std::fmt::Write;
+use crate::mapping::Mapping;
+use crate::spawn_page;
+use std::fs::OpenOptions;
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+/// Longest `PassengerCustomErrorPage`.
+const CUSTOM_BYTES: u64 = 1 << 20;
 
 /// Seconds a client is asked to wait after a 503.
 const RETRY_AFTER: &std::ffi::CStr = c"2";
 
-/// Answers the request: with our own page for an app that does not start, else by httpd's page for the
+/// Answers the request: with the administrator's or our own page for an app that does not start, else by httpd's page for the
 /// status (and so by the administrator's `ErrorDocument`).
 pub(crate) fn answer(r: &mut Request<'_>, error: &RequestError) -> Outcome {
     match error {
@@ -20,11 +30,13 @@ pub(crate) fn answer(r: &mut Request<'_>, error: &RequestError) -> Outcome {
             Outcome::Answered
         }
         RequestError::Spawn(failure) => {
-            let page = if failure.friendly {
-                detailed(failure)
-            } else {
-                plain(&failure.id)
-            };
+            let page = custom_page(r).unwrap_or_else(|| {
+                let page = match failure.friendly {
+                    true => spawn_page::detailed(failure),
+                    false => spawn_page::plain(&failure.id),
+                };
+                page.into_bytes()
+            });
             send(r, error.status(), &page)
         }
         _ => {
@@ -36,7 +48,7 @@ pub(crate) fn answer(r: &mut Request<'_>, error: &RequestError) -> Outcome {
     }
 }
 
-fn send(r: &mut Request<'_>, status: u16, page: &str) -> Outcome {
+fn send(r: &mut Request<'_>, status: u16, page: &[u8]) -> Outcome {
     r.set_status(status, None);
     r.set_content_type(c"text/html; charset=utf-8");
     r.headers_out().set(c"Cache-Control", c"no-store");
@@ -44,11 +56,7 @@ fn send(r: &mut Request<'_>, status: u16, page: &str) -> Outcome {
         c"Content-Length",
         &c_string(page.len().to_string().as_bytes()),
     );
-    let data = if r.is_head() {
-        &[][..]
-    } else {
-        page.as_bytes()
-    };
+    let data = if r.is_head() { &[][..] } else { page };
     let _ = brigade::write(
         r,
         brigade::Output {
@@ -60,89 +68,84 @@ fn send(r: &mut Request<'_>, status: u16, page: &str) -> Outcome {
     Outcome::Answered
 }
 
-const STYLE: &str = "body{font:16px/1.5 system-ui,sans-serif;max-width:52rem;margin:3rem auto;padding:0 1rem;\
-color:#222}h1{font-size:1.4rem}pre{background:#f4f4f4;padding:1rem;overflow:auto;white-space:pre-wrap}\
-th{text-align:left;padding-right:1rem;vertical-align:top}code{background:#f4f4f4;padding:0 .2rem}";
-
-fn plain(id: &str) -> String {
-    format!(
-        "<!DOCTYPE html><html lang=\"en\"><head><meta charset=\"utf-8\"><title>Something went wrong</title>\
-         <style>{STYLE}</style></head><body><h1>We're sorry, but something went wrong.</h1>\
-         <p>The application could not be started. If you are its operator: the log has the details under \
-         error <code>{}</code>.</p></body></html>\n",
-        escape(id)
-    )
-}
-
-fn detailed(failure: &SpawnFailure) -> String {
-    let mut facts = String::new();
-    for (name, value) in &failure.facts {
-        let _ = write!(
-            facts,
-            "<tr><th>{}</th><td><code>{}</code></td></tr>",
-            escape(name),
-            escape(value)
-        );
-    }
-    format!(
-        "<!DOCTYPE html><html lang=\"en\"><head><meta charset=\"utf-8\">\
-         <title>The application does not start</title><style>{STYLE}</style></head><body>\
-         <h1>The application does not start</h1><p>{}</p><p>Failed step: <code>{}</code> · error \
-         <code>{}</code></p><h2>What to try</h2><p>{}</p><h2>Its output</h2><pre>{}</pre>\
-         <h2>How it was started</h2><table>{facts}</table>\
-         <p><small>You see this because the application environment is <code>development</code> or \
-         <code>PassengerFriendlyErrorPages</code> is on.</small></p></body></html>\n",
-        escape(&failure.summary),
-        escape(&failure.step),
-        escape(&failure.id),
-        escape(&failure.advice),
-        escape(if failure.output.is_empty() {
-            "(nothing)"
-        } else {
-            &failure.output
-        }),
-    )
-}
-
-fn escape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len() + 16);
-    for c in text.chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            c => out.push(c),
+/// `PassengerCustomErrorPage`; `None` where there is none, or it cannot be read, which the log says.
+fn custom_page(r: &Request<'_>) -> Option<Vec<u8>> {
+    let page = Path::new(config::of_request(r.as_ptr())?.custom_error_page()?);
+    let root = r
+        .attached()
+        .and_then(|mapping: &Mapping| mapping.app.root.as_deref());
+    match read_page(root, page) {
+        Ok(bytes) => Some(bytes),
+        Err(error) => {
+            let page = page.display();
+            let text = format_args!(
+                "PSGR0221 the PassengerCustomErrorPage {page} cannot be shown: {error}; the ordinary page is"
+            );
+            for_request(r.as_ptr(), log::Level::Error, text);
+            None
         }
     }
-    out
+}
+
+/// A page in the app's directory is read as if by the app: no link may lead out of there, for httpd's user can read
+/// more. One elsewhere is the administrator's own.
+fn read_page(root: Option<&Path>, page: &Path) -> io::Result<Vec<u8>> {
+    let beneath = match root {
+        Some(root) if page.is_relative() => Some((root, page)),
+        Some(root) => page.strip_prefix(root).ok().map(|page| (root, page)),
+        None => None,
+    };
+    let file = match beneath {
+        Some((root, page)) => open_beneath(root, page)?,
+        None if page.is_relative() => {
+            return Err(io::Error::other("the app has no directory it could be in"));
+        }
+        // A FIFO must not hold the thread.
+        None => OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(page)?,
+    };
+    let facts = file.metadata()?;
+    if !facts.is_file() || facts.len() > CUSTOM_BYTES {
+        return Err(io::Error::other(
+            "it is not a regular file of at most 1 MiB",
+        ));
+    }
+    let mut bytes = Vec::new();
+    file.take(CUSTOM_BYTES).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
+    use std::os::unix::fs::symlink;
 
     #[test]
-    fn output_of_an_app_cannot_become_markup() {
-        let failure = SpawnFailure {
-            id: "1".into(),
-            summary: "<script>".into(),
-            step: "load".into(),
-            output: "a & \"b\"".into(),
-            advice: String::new(),
-            friendly: true,
-            facts: vec![("user".into(), "<x>".into())],
-        };
-        let page = detailed(&failure);
-        assert!(
-            !page.contains("<script>")
-                && page.contains("a &amp; &quot;b&quot;")
-                && page.contains("&lt;x&gt;")
+    fn a_page_is_read_from_the_app_or_from_where_the_administrator_says() {
+        let base = std::env::temp_dir().join(format!("passenger-page-{}", std::process::id()));
+        let app = base.join("app");
+        fs::create_dir_all(&app).unwrap();
+        fs::write(app.join("sorry.html"), "own").unwrap();
+        fs::write(base.join("secret"), "other").unwrap();
+        symlink(base.join("secret"), app.join("planted.html")).unwrap();
+        symlink("sorry.html", app.join("linked.html")).unwrap();
+        let read = |page: &str| read_page(Some(&app), &app.join(page)).ok();
+        for page in ["sorry.html", "linked.html"] {
+            assert_eq!(read(page).as_deref(), Some(&b"own"[..]), "{page}");
+            assert!(read_page(Some(&app), Path::new(page)).is_ok(), "{page}");
+        }
+        for page in ["planted.html", "missing.html", "../secret", "."] {
+            assert!(read(page).is_none(), "{page}");
+            assert!(read_page(Some(&app), Path::new(page)).is_err(), "{page}");
+        }
+        assert_eq!(
+            read_page(Some(&app), &base.join("secret")).unwrap(),
+            b"other"
         );
-    }
-
-    #[test]
-    fn the_plain_page_tells_nothing_but_the_id() {
-        assert!(plain("deadbeef").contains("deadbeef"));
+        assert!(read_page(None, Path::new("sorry.html")).is_err());
+        fs::remove_dir_all(base).unwrap();
     }
 }

@@ -1,7 +1,7 @@
 //! The life of a request, in order: mapped earlier, now body, group, seat, exchange, and again if the rule
 //! allows it.
 
-use crate::admit::admit;
+use crate::admit::{admit, Wish};
 use crate::apps::App;
 use crate::config;
 use crate::error::RequestError;
@@ -12,6 +12,7 @@ use crate::ffi::request::Request;
 use crate::mapping::{self, Mapping};
 use crate::request_body::RequestBody;
 use crate::restarts;
+use crate::sticky::Sticky;
 use crate::upgrade;
 use crate::upstream::retry::{self, verdict, Failure, Verdict};
 use crate::worker::{self, Worker};
@@ -70,12 +71,17 @@ fn serve(r: &mut Request<'_>, mapping: &Mapping) -> Result<Outcome, RequestError
     let body = RequestBody::receive(r, mapping.buffers_upload, &globals.data_buffer_dir)?;
     let mut outbound = Outbound::new(&body, mapping, &globals.data_buffer_dir, &worker.software);
     outbound.upgrades = upgrade::is_requested(r);
+    let sticky = Sticky::of(r, mapping);
     let mut tries = Tries::new(r, &body);
+    tries.wish.route = sticky.as_ref().and_then(|sticky| sticky.route);
     loop {
         let group = group(worker, app)?;
         restarts::notice(worker, app, group);
-        let seat = admit(r, worker, group, tries.avoid)?;
+        let seat = admit(r, worker, group, tries.wish)?;
         let process = seat.process();
+        outbound.cookie = sticky
+            .as_ref()
+            .map(|sticky| sticky.cookie(worker.client.route_of(process)));
         match attempt(r, worker, seat, &mut outbound) {
             Ok(Answer::PassedOn) => return Ok(Outcome::Answered),
             Ok(Answer::Upgraded) => return Ok(Outcome::Suspended),
@@ -107,7 +113,7 @@ fn group(worker: &Worker, app: &App) -> Result<GroupRef, RequestError> {
 struct Tries {
     request: retry::Request,
     attempts: u32,
-    avoid: Option<ProcessRef>,
+    wish: Wish,
 }
 
 impl Tries {
@@ -120,7 +126,7 @@ impl Tries {
         Self {
             request,
             attempts: 0,
-            avoid: None,
+            wish: Wish::default(),
         }
     }
 
@@ -139,7 +145,10 @@ impl Tries {
         if verdict == Verdict::AgainOnce {
             self.request.executions += 1;
         }
-        self.avoid = Some(process);
+        self.wish = Wish {
+            route: None,
+            avoid: Some(process),
+        };
         if self.attempts > 1 {
             wait_until_noticed(worker, process);
         }

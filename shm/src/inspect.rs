@@ -142,6 +142,10 @@ impl InspectView {
             }
             load.takes += traffic.total(index).map_or(0, counter::takes);
         }
+        for counter in traffic.streams_of_process(index) {
+            let count = counter::count(counter, process.process.generation());
+            load.streams = load.streams.saturating_add(count);
+        }
         Some(load)
     }
 }

@@ -17,6 +17,8 @@
 //!                                               │ cells       × groups × cells     16 B │
 //!                                               ├──────────────────────────────────────┤
 //!                                               │ counters    × clients × row       8 B │
+//!                                               ├──────────────────────────────────────┤
+//!                                               │ streams     × clients × row       8 B │
 //!                                               └──────────────────────────────────────┘
 //! ```
 
@@ -29,7 +31,7 @@ use crate::raw::Shared;
 use crate::sync::{AtomicU32, AtomicU64};
 
 /// Version of everything in this file and of the bits in `protocol/`. Count it up with every change.
-pub(crate) const LAYOUT_VERSION: u32 = 1;
+pub(crate) const LAYOUT_VERSION: u32 = 2;
 
 /// Magic numbers: what a segment is.
 pub(crate) const ROUTES_MAGIC: u64 = u64::from_le_bytes(*b"PSGRrout");
@@ -200,14 +202,17 @@ const _: () = assert!(size_of::<TrafficHeader>() == 3 * LINE && align_of::<Traff
 const _: () = assert!(offset_of!(TrafficHeader, ring_tail) == LINE);
 const _: () = assert!(offset_of!(TrafficHeader, ring_overflow) == 2 * LINE);
 
-/// Total of an unlimited process (`protocol/counter.rs`), on a line of its own.
+/// Totals of a process (`protocol/counter.rs`), on a line of their own: requests of an unlimited one, and
+/// streams of any. Written by: workers, watchdog. Read by: all, as hints.
 #[derive(Debug)]
 #[repr(C)]
 pub(crate) struct Total {
     pub(crate) word: AtomicU64,
-    _pad: [AtomicU64; 7],
+    pub(crate) streams: AtomicU64,
+    _pad: [AtomicU64; 6],
 }
 const _: () = assert!(size_of::<Total>() == 64 && offset_of!(Total, word) == 0);
+const _: () = assert!(offset_of!(Total, streams) == 8);
 
 const _: () = assert!(size_of::<Cell>() == 16 && align_of::<Cell>() == 8);
 const _: () = assert!(offset_of!(Cell, word) == 0);
@@ -264,6 +269,7 @@ pub fn layout_hash() -> u64 {
         offset_of!(ProcessSlot, group_generation),
         offset_of!(TrafficHeader, ring_tail),
         offset_of!(TrafficHeader, ring_overflow),
+        offset_of!(Total, streams),
     ]);
     HASH
 }
@@ -308,6 +314,8 @@ pub(crate) struct TrafficLayout {
     pub(crate) counters: usize,
     /// Counters from one client to the next: whole lines.
     pub(crate) counter_stride: usize,
+    /// As the counters, and with their stride.
+    pub(crate) streams: usize,
     pub(crate) length: usize,
 }
 
@@ -345,6 +353,7 @@ impl TrafficLayout {
             cells: place(&mut end, groups * cells, size_of::<Cell>()),
             counters: place(&mut end, clients * counter_stride, 8),
             counter_stride,
+            streams: place(&mut end, clients * counter_stride, 8),
             length: whole_lines(end),
         })
     }
@@ -424,7 +433,8 @@ mod tests {
             assert!(t.cells >= t.bitmaps + usize::from(c.groups) * t.bitmap_stride * 8);
             assert!(t.bitmap_words * 64 >= usize::from(c.cells));
             let counters = usize::from(c.clients) * t.counter_stride * 8;
-            assert_eq!(t.length, t.counters + counters);
+            assert_eq!(t.streams, t.counters + counters);
+            assert_eq!(t.length, t.streams + counters);
         }
     }
 

@@ -76,7 +76,7 @@ pub use params::{
 #[cfg(not(loom))]
 pub use {
     agent::{AgentView, Orphan},
-    client::{Busy, Client, QueueFull, Seat, Waiter},
+    client::{Busy, Client, OffRoute, QueueFull, Seat, Stream, Waiter},
     error::Error,
     inspect::{GroupSnapshot, InspectView, Snapshot},
     layout::layout_hash,

@@ -138,8 +138,21 @@ pub struct SpawnFailure {
     pub advice: String,
     /// Whether the details above may be shown to the browser.
     pub friendly: bool,
-    /// Facts in display order: user, directory, command, environment names…
+    /// Facts in display order: user, directory, command…
     pub facts: Vec<(String, String)>,
+    /// The steps that were begun, in order.
+    pub steps: Vec<StepTaken>,
+    /// The variables the process was started with; those whose value may be a secret have none.
+    pub environment: Vec<(String, Option<String>)>,
+}
+
+/// A step of a start that was begun.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepTaken {
+    /// Its name.
+    pub name: String,
+    /// How long it took, or has taken when the start failed.
+    pub milliseconds: u64,
 }
 
 /// Everything the agent may believe: written by root while httpd's parent read its configuration.

@@ -171,12 +171,14 @@ pub struct Load {
     pub granted: u32,
     /// Seats whose worker is gone while the app may still compute.
     pub orphans: u32,
+    /// Upgraded connections (WebSockets) that are open.
+    pub streams: u32,
     /// Seats ever taken. Means nothing by itself: a change means "used since I last looked".
     pub takes: u64,
 }
 
 impl Load {
-    /// Whether no request is or may be in that process.
+    /// Whether no request is or may be in that process. Streams are no requests.
     #[must_use]
     pub fn is_idle(self) -> bool {
         self.held == 0 && self.granted == 0 && self.orphans == 0

@@ -1,4 +1,4 @@
-//! `traffic`, mapped: seats, totals, counters, cells, bitmaps, the ring. Owns the mapping and turns indices
+//! `traffic`, mapped: seats, totals, counters, streams, cells, bitmaps, the ring. Owns the mapping and turns indices
 //! into words; what the words mean is in `protocol/`. Everything here may have been written by a hostile
 //! worker, and every index is checked.
 
@@ -24,6 +24,7 @@ pub(crate) struct Traffic {
     bitmaps: Section<AtomicU64>,
     cells: Section<Cell>,
     counters: Section<AtomicU64>,
+    streams: Section<AtomicU64>,
     layout: TrafficLayout,
     seats_per_process: usize,
     cells_per_group: usize,
@@ -70,7 +71,7 @@ impl MappedTraffic {
         let [clients, groups, cells, processes, seats] =
             [c.clients, c.groups, c.cells, c.processes, c.seats].map(usize::from);
         let traffic = Traffic {
-            // SAFETY: (all seven) the mapping moves into the same struct and is dropped with it.
+            // SAFETY: (all eight) the mapping moves into the same struct and is dropped with it.
             header: unsafe { mapping.one(0) }?,
             // SAFETY: as above.
             ring: unsafe { mapping.section(layout.ring, c.ring as usize) }?,
@@ -84,6 +85,8 @@ impl MappedTraffic {
             cells: unsafe { mapping.section(layout.cells, groups * cells) }?,
             // SAFETY: as above.
             counters: unsafe { mapping.section(layout.counters, clients * layout.counter_stride) }?,
+            // SAFETY: as above.
+            streams: unsafe { mapping.section(layout.streams, clients * layout.counter_stride) }?,
             layout,
             seats_per_process: seats,
             cells_per_group: cells,
@@ -129,28 +132,55 @@ impl Traffic {
         self.totals.get(process).map(|total| &total.word)
     }
 
+    /// The hint how many streams a process has.
+    pub(crate) fn stream_total(&self, process: usize) -> Option<&AtomicU64> {
+        self.totals.get(process).map(|total| &total.streams)
+    }
+
     /// The truth about one worker's requests at an unlimited process.
     pub(crate) fn counter(&self, client: usize, process: usize) -> Option<&AtomicU64> {
-        if process >= self.processes {
-            return None;
-        }
-        self.counters.get(
-            client
-                .checked_mul(self.layout.counter_stride)?
-                .checked_add(process)?,
-        )
+        self.counters.get(self.place(client, process)?)
     }
 
     /// The counters of every worker at one process.
     pub(crate) fn counters_of_process(&self, process: usize) -> impl Iterator<Item = &AtomicU64> {
-        let clients = self.counters.len() / self.layout.counter_stride.max(1);
-        (0..clients).filter_map(move |client| self.counter(client, process))
+        (0..self.clients()).filter_map(move |client| self.counter(client, process))
     }
 
     /// The counters of one worker, by process.
     pub(crate) fn counters_of_client(&self, client: ClientId) -> impl Iterator<Item = &AtomicU64> {
         let client = usize::from(client.slot());
         (0..self.processes).filter_map(move |process| self.counter(client, process))
+    }
+
+    /// The truth about one worker's streams at a process.
+    pub(crate) fn stream(&self, client: usize, process: usize) -> Option<&AtomicU64> {
+        self.streams.get(self.place(client, process)?)
+    }
+
+    /// The stream counters of every worker at one process.
+    pub(crate) fn streams_of_process(&self, process: usize) -> impl Iterator<Item = &AtomicU64> {
+        (0..self.clients()).filter_map(move |client| self.stream(client, process))
+    }
+
+    /// The stream counters of one worker, by process.
+    pub(crate) fn streams_of_client(&self, client: ClientId) -> impl Iterator<Item = &AtomicU64> {
+        let client = usize::from(client.slot());
+        (0..self.processes).filter_map(move |process| self.stream(client, process))
+    }
+
+    fn clients(&self) -> usize {
+        self.counters.len() / self.layout.counter_stride.max(1)
+    }
+
+    /// Where a worker's counter for a process is in its section.
+    fn place(&self, client: usize, process: usize) -> Option<usize> {
+        if process >= self.processes {
+            return None;
+        }
+        client
+            .checked_mul(self.layout.counter_stride)?
+            .checked_add(process)
     }
 
     /// The ring of hints.

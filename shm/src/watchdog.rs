@@ -9,7 +9,7 @@ use crate::params::Capacities;
 use crate::protocol::counter;
 use crate::protocol::process;
 use crate::protocol::seat::{self, Swept};
-use crate::sync::Ordering;
+use crate::sync::{AtomicU64, Ordering};
 use crate::tables::Tables;
 use crate::traffic::Trust;
 
@@ -28,6 +28,8 @@ pub struct Sweep {
     pub cells: u32,
     /// Requests that it had at processes without a limit.
     pub counters: u32,
+    /// Upgraded connections that it had.
+    pub streams: u32,
 }
 
 impl WatchdogView {
@@ -83,7 +85,13 @@ impl WatchdogView {
                 }
             }
         }
-        sweep.counters = self.sweep_counters(client);
+        let traffic = &self.tables.traffic;
+        let (requests, streams) = (
+            traffic.counters_of_client(client),
+            traffic.streams_of_client(client),
+        );
+        sweep.counters = self.sweep_counters(requests, |index| traffic.total(index));
+        sweep.streams = self.sweep_counters(streams, |index| traffic.stream_total(index));
         if freed || sweep.cells > 0 {
             // Seats that came free, and wake-ups that went to the dead, go to the next in line.
             for group in self.tables.routes.all_groups() {
@@ -93,12 +101,16 @@ impl WatchdogView {
         sweep
     }
 
-    fn sweep_counters(&self, client: ClientId) -> u32 {
-        let traffic = &self.tables.traffic;
+    /// Takes back what the dead have counted, process by process; how much.
+    fn sweep_counters<'a>(
+        &self,
+        counters: impl Iterator<Item = &'a AtomicU64>,
+        total: impl Fn(usize) -> Option<&'a AtomicU64>,
+    ) -> u32 {
         let mut swept = 0u32;
-        for (index, counter) in traffic.counters_of_client(client).enumerate() {
+        for (index, counter) in counters.enumerate() {
             let process = self.tables.routes.processes.get(index);
-            if let (Some(process), Some(total)) = (process, traffic.total(index)) {
+            if let (Some(process), Some(total)) = (process, total(index)) {
                 let generation = process::look(&process.word).generation();
                 swept = swept.saturating_add(counter::sweep(counter, total, generation));
             }

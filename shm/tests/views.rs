@@ -5,8 +5,8 @@ mod common;
 
 use common::{instance, process_params, until, PARAMS, SMALL};
 use passenger_shm::{
-    AgentView, Busy, Capacities, ClientId, GroupKey, GroupParams, GroupRef, Hint, ProcessRef,
-    ProcessState, Protocol, Seat,
+    AgentView, Busy, Capacities, ClientId, GroupKey, GroupParams, GroupRef, Hint, OffRoute,
+    ProcessRef, ProcessState, Protocol, Seat,
 };
 use std::os::fd::AsFd;
 use std::time::Duration;
@@ -148,6 +148,92 @@ fn unlimited_processes_are_counted_per_worker() {
     one.take(group, None).unwrap().orphan();
     assert!(i.agent.load(process).is_idle());
     assert_eq!(i.agent.pop_hint(), Some(Hint::Orphaned(process)));
+}
+
+#[test]
+fn a_route_leads_to_its_process_and_to_no_other() {
+    let i = instance(&SMALL);
+    let (group, other) = (i.group(), i.group());
+    let (a, b) = (i.process(group, 1), i.process(group, 1));
+    let (one, two) = (i.client(1), i.client(2));
+    let (to_a, to_b) = (one.route_of(a), one.route_of(b));
+    assert_ne!(to_a, to_b);
+    assert_eq!(two.route_of(a), to_a, "whoever asks");
+    for _ in 0..10 {
+        let seat = two.take_on_route(group, to_b).unwrap();
+        assert_eq!(seat.process(), b);
+        assert_eq!(
+            one.take_on_route(group, to_b).unwrap_err(),
+            OffRoute::Busy { live: 2 }
+        );
+        seat.release();
+    }
+    assert_eq!(one.take_on_route(other, to_a).unwrap_err(), OffRoute::Gone);
+    assert_eq!(
+        one.take_on_route(group, to_a ^ 1).unwrap_err(),
+        OffRoute::Gone
+    );
+    i.agent.drain(a);
+    assert_eq!(one.take_on_route(group, to_a).unwrap_err(), OffRoute::Gone);
+}
+
+#[test]
+fn a_stream_takes_the_place_of_its_seat_and_is_swept_with_its_worker() {
+    let i = instance(&SMALL);
+    let group = i.group();
+    let (limited, unlimited) = (i.process(group, 1), i.process(group, 0));
+    let (one, two) = (i.client(1), i.client(2));
+    let mut streams = Vec::new();
+    for client in [&one, &two] {
+        for _ in 0..3 {
+            streams.push(client.take(group, None).unwrap().into_stream());
+        }
+    }
+    let (a, b) = (i.agent.load(limited), i.agent.load(unlimited));
+    assert!(
+        a.is_idle() && b.is_idle(),
+        "no request is in them: {a:?} {b:?}"
+    );
+    assert_eq!((a.streams, b.streams), (3, 3), "evenly spread");
+    assert_eq!(i.inspect.snapshot().processes[0].1.unwrap().streams, 3);
+    one.take(group, None).unwrap().release();
+
+    let sweep = i.watchdog.sweep(one.id());
+    assert_eq!((sweep.streams, sweep.counters, sweep.orphaned), (3, 0, 0));
+    assert_eq!(i.watchdog.sweep(one.id()).streams, 0);
+    // Those of the swept worker change nothing when they end after all.
+    drop(streams);
+    assert_eq!(
+        i.agent.load(limited).streams + i.agent.load(unlimited).streams,
+        0
+    );
+}
+
+#[test]
+fn a_stream_of_a_process_that_is_gone_is_not_the_next_ones() {
+    let i = instance(&SMALL);
+    let group = i.group();
+    let first = i.process(group, 0);
+    let client = i.client(0);
+    let stream = client.take(group, None).unwrap().into_stream();
+    assert_eq!(stream.process(), first);
+    i.agent.dead(first);
+    i.agent.free_process(first);
+    let again = (0..)
+        .map(|_| i.process(group, 0))
+        .inspect(|p| {
+            if p.slot() != first.slot() {
+                i.agent.free_process(*p);
+            }
+        })
+        .find(|p| p.slot() == first.slot())
+        .unwrap();
+    assert_eq!(i.agent.load(again).streams, 0);
+    let own = client.take(group, None).unwrap().into_stream();
+    drop(stream);
+    assert_eq!(i.agent.load(again).streams, 1);
+    drop(own);
+    assert_eq!(i.agent.load(again).streams, 0);
 }
 
 #[test]

@@ -80,13 +80,13 @@ server.listen(3000);
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 const ACCEPT: &str = "sec-websocket-accept: s3pplmbitxaq9kygzzhzrbk+xoo=";
 
-const TEXT: u8 = 1;
+pub(crate) const TEXT: u8 = 1;
 const BINARY: u8 = 2;
-const CLOSE: u8 = 8;
+pub(crate) const CLOSE: u8 = 8;
 const PING: u8 = 9;
 const PONG: u8 = 10;
 
-fn site() -> Site {
+pub(crate) fn site() -> Site {
     Site::new("ws", App::inline(Language::Node, NODE))
 }
 
@@ -98,7 +98,7 @@ fn request(target: &str) -> String {
 }
 
 /// A frame as a client sends it.
-fn frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
     let mask = [0x12, 0x34, 0x56, 0x78];
     let mut bytes = vec![0x80 | opcode];
     match payload.len() {
@@ -118,7 +118,7 @@ fn frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
 }
 
 /// A frame as a server sends it: opcode and payload.
-fn read_frame(stream: &mut impl Read) -> io::Result<(u8, Vec<u8>)> {
+pub(crate) fn read_frame(stream: &mut impl Read) -> io::Result<(u8, Vec<u8>)> {
     let mut head = [0; 2];
     stream.read_exact(&mut head)?;
     let length = match head[1] {
@@ -150,7 +150,7 @@ fn read_head(stream: &mut impl Read) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&head).into_owned())
 }
 
-fn connect(server: &Server, target: &str) -> (TcpStream, String) {
+pub(crate) fn connect(server: &Server, target: &str) -> (TcpStream, String) {
     let mut stream = TcpStream::connect(("127.0.0.1", server.port())).expect("connect");
     stream.set_nodelay(true).expect("no delay");
     stream
@@ -163,13 +163,13 @@ fn connect(server: &Server, target: &str) -> (TcpStream, String) {
     (stream, head)
 }
 
-fn open(server: &Server) -> TcpStream {
+pub(crate) fn open(server: &Server) -> TcpStream {
     let (stream, head) = connect(server, "/");
     assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
     stream
 }
 
-fn echoes(stream: &mut (impl Read + Write), opcode: u8, payload: &[u8]) {
+pub(crate) fn echoes(stream: &mut (impl Read + Write), opcode: u8, payload: &[u8]) {
     stream.write_all(&frame(opcode, payload)).expect("send");
     let (got, answer) = read_frame(stream).expect("an echo");
     assert!(

@@ -347,6 +347,7 @@ pub(super) fn pool_limits(configuration: &Configuration) -> PoolLimits {
     PoolLimits {
         max_processes: global.max_pool_size,
         idle_ms: (idle > 0).then_some(idle),
+        stream_drain_ms: u64::from(global.websocket_drain_time) * 1_000,
     }
 }
 

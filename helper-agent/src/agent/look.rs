@@ -40,6 +40,7 @@ impl Agent {
                     let seen = LoadSeen {
                         in_use: load.held.saturating_add(load.granted),
                         orphans: load.orphans,
+                        streams: load.streams,
                         takes: load.takes,
                     };
                     observation.loads.push((id, seen));

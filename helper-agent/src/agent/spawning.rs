@@ -17,6 +17,7 @@ use crate::instance;
 use crate::output::LineDrain;
 use crate::pool::{Event, GroupId, ProcessId};
 use crate::spawn::dialogue::{self, Said, Speaks};
+use crate::spawn::environment;
 use crate::spawn::launch::{self, Launched};
 use crate::spawn::prepare::{self, Prepared};
 use crate::spawn::report::{Cause, Story, Tail};
@@ -176,6 +177,8 @@ impl Agent {
         for (key, value) in &prepared.facts {
             starting.story.fact(*key, value);
         }
+        let variables = environment::shown(&prepared.order.environment);
+        starting.story.environment(variables);
         let tail = Arc::clone(&starting.tail);
         let listener = launch::bind(&path, apache)
             .map_err(|e| format!("cannot make its request socket {}: {e}", path.display()))?;

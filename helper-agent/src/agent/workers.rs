@@ -94,6 +94,8 @@ impl Agent {
             advice: "Try again.".to_owned(),
             friendly: false,
             facts: Vec::new(),
+            steps: Vec::new(),
+            environment: Vec::new(),
         })
     }
 }

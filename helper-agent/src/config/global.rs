@@ -25,6 +25,8 @@ pub struct Global {
     pub stat_throttle_rate: u32,
     /// `PassengerAnalyticsCollectionRate`: seconds between looks at the processes' memory.
     pub measure_rate: u32,
+    /// `PassengerWebSocketDrainTime` in seconds.
+    pub websocket_drain_time: u32,
     /// `PassengerDefaultRuby`.
     pub default_ruby: Option<String>,
     /// `PassengerDisableLogPrefix`.
@@ -43,6 +45,7 @@ impl Default for Global {
             log_level: 3,
             stat_throttle_rate: 10,
             measure_rate: 4,
+            websocket_drain_time: 10,
             default_ruby: None,
             disable_log_prefix: false,
         }
@@ -77,6 +80,7 @@ impl Global {
             "PassengerLogLevel" => self.log_level = value::count(it, 0)?,
             "PassengerStatThrottleRate" => self.stat_throttle_rate = value::count(it, 0)?,
             "PassengerAnalyticsCollectionRate" => self.measure_rate = value::count(it, 1)?,
+            "PassengerWebSocketDrainTime" => self.websocket_drain_time = value::count(it, 0)?,
             "PassengerDefaultRuby" => self.default_ruby = value::optional_text(it)?,
             "PassengerDisableLogPrefix" => self.disable_log_prefix = value::flag(it)?,
             _ => {}

@@ -8,11 +8,14 @@ use super::Pool;
 pub(super) const TERMINATE_AFTER_MS: u64 = 5_000;
 /// … and after SIGTERM so long before SIGKILL.
 const KILL_AFTER_MS: u64 = 55_000;
+/// Workers notice within a second that a process ends, and a client may take two to close.
+const PARTING_SLACK_MS: u64 = 4_000;
 
 impl Pool {
     /// Urges ending processes on: drained → `stop`, then SIGTERM, then SIGKILL.
     pub(super) fn urge(&mut self, now: Millis, out: &mut Vec<Command>) {
         let stop = self.stop;
+        let parting = self.limits.stream_drain_ms.saturating_add(PARTING_SLACK_MS);
         let terminate_after = stop.map_or(TERMINATE_AFTER_MS, |stop| stop.terminate_after_ms);
         for (id, process) in &mut self.processes {
             let State::Ending(stage) = process.state else {
@@ -20,12 +23,16 @@ impl Pool {
             };
             let must_die = stop.is_some_and(|stop| now >= stop.kill_at);
             let must_ask = stop.is_some_and(|stop| now >= stop.ask_at);
-            // Orphans do not hold the question back: `stop` lets the app finish what it was sent.
+            // Orphans do not hold the question back: `stop` lets the app finish what it was sent. Streams do,
+            // while the workers close them one after the other.
             let is_drained = process.load.in_use == 0;
+            let has_parted = |since| process.load.streams == 0 || now.since(since) >= parting;
             let next = match stage {
                 Stage::Killed => continue,
                 _ if must_die => Stage::Killed,
-                Stage::Draining { is_seen, .. } if must_ask || (is_seen && is_drained) => {
+                Stage::Draining { is_seen, since }
+                    if must_ask || (is_seen && is_drained && has_parted(since)) =>
+                {
                     Stage::Asked { since: now }
                 }
                 Stage::Asked { since } if now.since(since) >= terminate_after => {

@@ -34,6 +34,8 @@ pub struct PoolLimits {
     pub max_processes: u32,
     /// Unused for so long, a process beyond the minimum is ended. `None` = never.
     pub idle_ms: Option<u64>,
+    /// A process that ends keeps its streams for so long: workers say good-bye to their clients meanwhile.
+    pub stream_drain_ms: u64,
 }
 
 /// Limits of one group.
@@ -93,6 +95,8 @@ pub struct LoadSeen {
     pub in_use: u32,
     /// Seats whose worker went away while the app may still be computing.
     pub orphans: u32,
+    /// Upgraded connections that are open.
+    pub streams: u32,
     /// Counts every take ever; only compared for change.
     pub takes: u64,
 }

@@ -21,8 +21,10 @@ const DRAIN_PROMISE_MS: u64 = 5_000;
 const RESIDENCE_MS: u64 = 1_000;
 /// An unconfirmed group is kept at least so long: its users may only be slow to come back.
 const UNCONFIRMED_MS: u64 = 300_000;
-/// How often the tables are worth a look while a process drains.
+/// How often the tables are worth a look while a process drains …
 const DRAIN_LOOK_MS: u64 = 25;
+/// … and while it has nothing but streams left.
+const PARTING_LOOK_MS: u64 = 250;
 
 /// Why a group wants another process; smaller comes first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -82,11 +84,14 @@ impl Pool {
     #[must_use]
     pub fn next_look_ms(&self, now: Millis) -> u64 {
         let counts = self.counts(now);
-        let drains = self
-            .processes
-            .values()
-            .any(|p| matches!(p.state, State::Ending(Stage::Draining { .. })));
-        let mut wait = if drains { DRAIN_LOOK_MS } else { 1_000 };
+        let looks = self.processes.values().map(|p| match p.state {
+            State::Ending(Stage::Draining { is_seen: true, .. }) if p.load.in_use == 0 => {
+                PARTING_LOOK_MS
+            }
+            State::Ending(Stage::Draining { .. }) => DRAIN_LOOK_MS,
+            _ => 1_000,
+        });
+        let mut wait = looks.min().unwrap_or(1_000);
         wait = wait.min(self.patience_ms(now).max(DRAIN_LOOK_MS));
         for (id, group) in self.groups.iter().filter(|(_, group)| group.has_demand()) {
             let count = counts.get(id).copied().unwrap_or_default();

@@ -85,8 +85,9 @@ impl Process {
         self.load.in_use.saturating_add(self.load.orphans)
     }
 
+    /// Whether nobody has anything of it: no request, and no stream that its end would break.
     pub(super) fn is_idle(&self) -> bool {
-        self.busyness() == 0
+        self.busyness() == 0 && self.load.streams == 0
     }
 
     /// Whether another request would have to wait. An unlimited process is never full.
@@ -95,7 +96,8 @@ impl Process {
     }
 
     pub(super) fn observe(&mut self, seen: LoadSeen, now: Millis) {
-        if seen.in_use > 0 || seen.orphans > 0 || seen.takes != self.load.takes {
+        let is_used = seen.in_use > 0 || seen.orphans > 0 || seen.streams > 0;
+        if is_used || seen.takes != self.load.takes {
             self.last_used = now;
         }
         let is_same = seen.takes == self.load.takes;

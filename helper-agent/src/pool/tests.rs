@@ -10,6 +10,7 @@ fn pool(max: u32) -> Pool {
     Pool::new(PoolLimits {
         max_processes: max,
         idle_ms: Some(300_000),
+        stream_drain_ms: 10_000,
     })
 }
 
@@ -50,6 +51,7 @@ fn busy(pool: &mut Pool, now: u64, process: ProcessId, in_use: u32, orphans: u32
         LoadSeen {
             in_use,
             orphans,
+            streams: 0,
             takes: 7,
         },
     )];
@@ -137,6 +139,7 @@ fn short_requests_one_after_the_other_need_no_second_process() {
             LoadSeen {
                 in_use: 1,
                 orphans: 0,
+                streams: 0,
                 takes: now,
             },
         )];
@@ -253,6 +256,7 @@ fn a_process_used_between_two_looks_is_not_idle() {
             LoadSeen {
                 in_use: 0,
                 orphans: 0,
+                streams: 0,
                 takes,
             },
         )];
@@ -599,4 +603,52 @@ fn a_retiring_process_serves_until_another_is_ready() {
         ready(&mut pool, 30, second),
         vec![Command::Drain { process: first }]
     );
+}
+
+fn streams(pool: &mut Pool, now: u64, process: ProcessId, streams: u32) -> Vec<Command> {
+    let seen = LoadSeen {
+        streams,
+        takes: 7,
+        ..LoadSeen::default()
+    };
+    let look = Observation {
+        queues: vec![],
+        loads: vec![(process, seen)],
+    };
+    pool.handle(Millis(now), Event::Looked(look))
+}
+
+#[test]
+fn a_process_with_nothing_but_streams_is_not_idle() {
+    let mut pool = pool(6);
+    add(&mut pool, 0, GROUP, 0);
+    let process = one(&pool.handle(Millis(0), Event::Demand { group: GROUP }));
+    ready(&mut pool, 10, process);
+    for now in [100_000, 400_000, 1_000_000] {
+        assert_eq!(streams(&mut pool, now, process, 1), vec![], "at {now}");
+    }
+    // From the last one's end on it is unused like any other.
+    assert_eq!(streams(&mut pool, 1_299_999, process, 0), vec![]);
+    let drain = Command::Drain { process };
+    assert_eq!(streams(&mut pool, 1_300_000, process, 0), vec![drain]);
+}
+
+#[test]
+fn a_process_that_ends_keeps_its_streams_until_workers_closed_them_or_had_the_time() {
+    for (are_closed_at, asked_at) in [(5_500, 5_500), (u64::MAX, 15_000)] {
+        let mut pool = pool(6);
+        add(&mut pool, 0, GROUP, 0);
+        let process = one(&pool.handle(Millis(0), Event::Demand { group: GROUP }));
+        ready(&mut pool, 10, process);
+        streams(&mut pool, 20, process, 2);
+        pool.handle(Millis(1_000), Event::LeaveAsked { process });
+        for now in (1_500..=asked_at).step_by(500) {
+            let left = u32::from(now < are_closed_at);
+            let expected = match now == asked_at {
+                true => vec![Command::AskToStop { process }],
+                false => vec![],
+            };
+            assert_eq!(streams(&mut pool, now, process, left), expected, "at {now}");
+        }
+    }
 }

@@ -67,6 +67,43 @@ pub fn build(app: &Application, source: &Source<'_>) -> Vec<(String, String)> {
     variables.into_iter().collect()
 }
 
+/// Variables whose values are no secret, whoever set them. All others may be one.
+const HARMLESS: [&str; 10] = [
+    "HOME",
+    "USER",
+    "LOGNAME",
+    "SHELL",
+    "PWD",
+    "SERVER_SOFTWARE",
+    "PYTHONUNBUFFERED",
+    "IN_PASSENGER",
+    "RAILS_RELATIVE_URL_ROOT",
+    "RACK_BASE_URI",
+];
+/// Most variables, and most characters of a name or value, that a report shows: it has to fit a message.
+const SHOWN: (usize, usize) = (100, 100);
+
+/// The environment as a failure report may show it: values that may be secrets are left out.
+#[must_use]
+pub fn shown(environment: &[(String, String)]) -> Vec<(String, Option<String>)> {
+    let is_harmless = |name: &str| {
+        INHERITED.contains(&name)
+            || HARMLESS.contains(&name)
+            || name.starts_with("PASSENGER_")
+            || name.ends_with("_ENV")
+    };
+    let (variables, characters) = SHOWN;
+    let short = |text: &str| text.chars().take(characters).collect::<String>();
+    environment
+        .iter()
+        .take(variables)
+        .map(|(name, value)| {
+            let value = is_harmless(name).then(|| short(value));
+            (short(name), value)
+        })
+        .collect()
+}
+
 fn contract(app: &Application, source: &Source<'_>) -> Vec<(&'static str, String)> {
     let root = app.app_root.display().to_string();
     let mut contract = vec![
@@ -163,6 +200,32 @@ mod tests {
         assert_eq!(env["RAILS_ENV"], "production");
         assert_eq!(env["PASSENGER_PEER_UID"], "33");
         assert!(!env.contains_key("PASSENGER_BASE_URI"));
+    }
+
+    #[test]
+    fn a_report_shows_no_value_that_may_be_a_secret() {
+        let secret = ["DATABASE_URL", "SECRET_KEY_BASE", "API_TOKEN", "LD_PRELOAD"];
+        let set: Vec<(&str, &str)> = secret.iter().map(|name| (*name, "hush")).collect();
+        let environment: Vec<(String, String)> = built("/sub", &set).into_iter().collect();
+        let shown: BTreeMap<String, Option<String>> = shown(&environment).into_iter().collect();
+        assert_eq!(shown.len(), environment.len());
+        for name in secret {
+            assert_eq!(shown[name], None, "{name}");
+        }
+        assert_eq!(shown["HOME"].as_deref(), Some("/home/alice"));
+        assert_eq!(shown["RAILS_ENV"].as_deref(), Some("production"));
+        assert_eq!(shown["PASSENGER_BASE_URI"].as_deref(), Some("/sub"));
+    }
+
+    #[test]
+    fn a_report_of_a_huge_environment_fits_a_message() {
+        let huge = (0..10_000).map(|n| (format!("PASSENGER_{n}"), "é".repeat(10_000)));
+        let shown = shown(&huge.collect::<Vec<_>>());
+        let bytes: usize = shown
+            .iter()
+            .map(|(name, value)| name.len() + value.as_ref().map_or(0, String::len))
+            .sum();
+        assert!(shown.len() == 100 && bytes < 32 * 1024, "{bytes}");
     }
 
     #[test]

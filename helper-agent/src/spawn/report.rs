@@ -2,16 +2,20 @@
 //! facts were collected during the dialogue.
 
 use std::collections::VecDeque;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use passenger_shm::messages::SpawnFailure;
+use passenger_shm::messages::{SpawnFailure, StepTaken};
 
 use crate::sys::process::ExitStatus;
 
 /// Most of an app's output that a report keeps, in bytes; its end is kept.
 const TAIL_BYTES: usize = 16 * 1024;
+/// Most bytes of a report as JSON; a message has 64 KiB.
+const REPORT_BYTES: usize = 60 * 1024;
 /// Most facts of one report.
 const MAX_FACTS: usize = 32;
+/// Most steps of one report; a process may say any number of words.
+const MAX_STEPS: usize = 16;
 
 /// The end of what a process printed.
 #[derive(Debug, Default)]
@@ -41,13 +45,34 @@ impl Tail {
 #[derive(Debug, Default)]
 pub struct Story {
     step: Option<String>,
+    steps: Vec<(String, Instant)>,
     facts: Vec<(String, String)>,
+    environment: Vec<(String, Option<String>)>,
 }
 
 impl Story {
     /// A step began.
     pub fn began(&mut self, step: String) {
+        if self.steps.len() < MAX_STEPS {
+            self.steps.push((step.clone(), Instant::now()));
+        }
         self.step = Some(step);
+    }
+
+    /// What it was started with.
+    pub fn environment(&mut self, shown: Vec<(String, Option<String>)>) {
+        self.environment = shown;
+    }
+
+    /// The steps, each up to the next one's beginning.
+    fn steps(&self, end: Instant) -> Vec<StepTaken> {
+        let ends = self.steps.iter().skip(1).map(|(_, at)| *at).chain([end]);
+        let taken = |((name, began), ended): (&(String, Instant), Instant)| StepTaken {
+            name: name.clone(),
+            milliseconds: u64::try_from(ended.saturating_duration_since(*began).as_millis())
+                .unwrap_or(u64::MAX),
+        };
+        self.steps.iter().zip(ends).map(taken).collect()
     }
 
     /// A fact; the newest value of a key counts.
@@ -110,7 +135,7 @@ pub fn failure(
         Cause::Misspoke(text) => (current, format!("its process {text}")),
     };
     let reason = reason.trim_end_matches('.');
-    SpawnFailure {
+    fit(SpawnFailure {
         id,
         summary: format!(
             "The app {app} could not be started; {}: {reason}",
@@ -121,7 +146,27 @@ pub fn failure(
         output: output.to_owned(),
         friendly,
         facts: story.facts.clone(),
+        steps: story.steps(Instant::now()),
+        environment: story.environment.clone(),
+    })
+}
+
+/// Makes a report small enough for a message, whatever an app printed: binary output grows as JSON.
+fn fit(mut failure: SpawnFailure) -> SpawnFailure {
+    while serde_json::to_vec(&failure).map_or(0, |bytes| bytes.len()) > REPORT_BYTES {
+        if failure.output.is_empty() {
+            failure.facts.clear();
+            failure.environment.clear();
+            failure.summary = failure.summary.chars().take(1_000).collect();
+            return failure;
+        }
+        let mut half = failure.output.len().div_ceil(2);
+        while !failure.output.is_char_boundary(half) {
+            half += 1;
+        }
+        failure.output.drain(..half);
     }
+    failure
 }
 
 fn describe(step: &str) -> String {
@@ -227,6 +272,21 @@ mod tests {
     }
 
     #[test]
+    fn steps_are_told_in_order_and_without_end_only_the_first() {
+        let mut story = Story::default();
+        for name in ["prepare", "exec", "load"] {
+            story.began(name.into());
+        }
+        let names = |story: &Story| -> Vec<String> {
+            let steps = story.steps(Instant::now());
+            steps.into_iter().map(|step| step.name).collect()
+        };
+        assert_eq!(names(&story), ["prepare", "exec", "load"]);
+        (0..1_000).for_each(|n| story.began(format!("s{n}")));
+        assert_eq!(names(&story).len(), MAX_STEPS);
+    }
+
+    #[test]
     fn usual_mistakes_get_their_own_advice() {
         let ended = Cause::Ended(Some(ExitStatus::Exited { code: 1 }));
         let cases = [
@@ -262,6 +322,19 @@ mod tests {
         }
         let text = tail.text();
         assert!(text.len() <= TAIL_BYTES && text.ends_with("line 9999\n"));
+    }
+
+    #[test]
+    fn a_report_fits_a_message_whatever_the_app_printed() {
+        let mut story = Story::default();
+        let noise: String = "\u{1}é".repeat(5_000);
+        (0..40).for_each(|n| story.fact(format!("k{n}"), noise.clone()));
+        let said = Cause::Misspoke(noise.clone());
+        for story in [&story, &Story::default()] {
+            let failure = failure("id".into(), "app", &said, story, &noise.repeat(2), true);
+            let bytes = passenger_shm::messages::encode(&failure).expect("fits");
+            assert!(bytes.len() <= REPORT_BYTES && failure.id == "id");
+        }
     }
 
     #[test]

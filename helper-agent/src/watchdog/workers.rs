@@ -128,14 +128,15 @@ impl Watchdog {
         };
         self.events.remove(entry.pidfd.as_fd(), entry.token);
         let swept = self.view.sweep(client);
-        if swept.orphaned + swept.cells + swept.counters > 0 {
+        if swept.orphaned + swept.cells + swept.counters + swept.streams > 0 {
             log::info!(
-                "worker {} died in the middle of its work: {} seats orphaned, {} waiter cells and {} \
-                 counters freed",
+                "worker {} died in the middle of its work: {} seats orphaned, {} waiter cells, {} counters \
+                 and {} streams freed",
                 entry.pid,
                 swept.orphaned,
                 swept.cells,
-                swept.counters
+                swept.counters,
+                swept.streams
             );
         } else {
             log::debug!("worker {} is gone", entry.pid);

@@ -50,6 +50,9 @@ settings! {
     buffer_response: bool,
     allow_encoded_slashes: bool,
     sticky_sessions: bool,
+    sticky_cookie_name: &'p str,
+    sticky_cookie_attributes: &'p str,
+    custom_error_page: &'p str,
     max_request_queue_size: u32,
     max_request_time: u32,
     max_request_queue_time: u32,
@@ -198,6 +201,22 @@ impl<'p> DirConfig<'p> {
     /// `PassengerStickySessions`.
     pub(crate) fn sticky_sessions(&self) -> bool {
         self.sticky_sessions.unwrap_or(false)
+    }
+
+    /// `PassengerStickySessionsCookieName`.
+    pub(crate) fn sticky_cookie_name(&self) -> &'p str {
+        self.sticky_cookie_name.unwrap_or("_passenger_route")
+    }
+
+    /// `PassengerStickySessionsCookieAttributes`.
+    pub(crate) fn sticky_cookie_attributes(&self) -> &'p str {
+        self.sticky_cookie_attributes
+            .unwrap_or("SameSite=Lax; Secure;")
+    }
+
+    /// `PassengerCustomErrorPage`, relative to the app root unless absolute.
+    pub(crate) fn custom_error_page(&self) -> Option<&'p str> {
+        self.custom_error_page
     }
 
     /// `PassengerMaxRequestQueueSize`; 0 means unlimited.

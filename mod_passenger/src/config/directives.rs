@@ -27,6 +27,8 @@ pub(crate) enum Kind {
     },
     /// One text.
     Text,
+    /// One text that may be the name of a cookie or header field.
+    Token,
     /// One text per line, any number of lines.
     Texts,
     /// One of these words.
@@ -295,7 +297,7 @@ pub(crate) static DIRECTIVES: &[Directive] = &[
         c"seconds of silence before a WebSocket client is pinged; 0 means never")
         .built(),
     global(c"PassengerWebSocketDrainTime", at_least(0), "10",
-        c"seconds that WebSockets have to close when their httpd worker process ends")
+        c"seconds that WebSockets have to close when their app or worker process ends")
         .built(),
     global(c"PassengerUserSwitching", Flag, "on",
         c"whether an app runs as the owner of its startup file (needs root)")
@@ -404,7 +406,8 @@ pub(crate) static DIRECTIVES: &[Directive] = &[
         c"whether the browser sees why an app does not start")
         .sets(|c, _, v| c.friendly_error_pages = Some(v.flag())).built(),
     app(c"PassengerCustomErrorPage", Text, "none",
-        c"HTML file shown when an app does not start"),
+        c"HTML file shown when an app does not start")
+        .sets(|c, _, v| c.custom_error_page = Some(v.text())).built(),
     app(c"PassengerForceMaxConcurrentRequestsPerProcess", Kind::Int { min: -1, max: u32::MAX as i64 }, "-1",
         c"requests a process gets at once; 0 means no limit, -1 what it says itself").built(),
     app(c"PassengerMonitorLogFile", Texts, "none",
@@ -430,11 +433,13 @@ pub(crate) static DIRECTIVES: &[Directive] = &[
         .sets(|c, _, v| c.buffer_response = Some(v.flag())),
     location(c"PassengerStickySessions", Flag, "off",
         c"whether a client is sent to the same process again")
-        .sets(|c, _, v| c.sticky_sessions = Some(v.flag())),
-    location(c"PassengerStickySessionsCookieName", Text, "_passenger_route",
-        c"name of the cookie of sticky sessions"),
+        .sets(|c, _, v| c.sticky_sessions = Some(v.flag())).built(),
+    location(c"PassengerStickySessionsCookieName", Kind::Token, "_passenger_route",
+        c"name of the cookie of sticky sessions")
+        .sets(|c, _, v| c.sticky_cookie_name = Some(v.text())).built(),
     location(c"PassengerStickySessionsCookieAttributes", Text, "SameSite=Lax; Secure;",
-        c"attributes of the cookie of sticky sessions"),
+        c"attributes of the cookie of sticky sessions")
+        .sets(|c, _, v| c.sticky_cookie_attributes = Some(v.text())).built(),
     Directive::new(c"PassengerAllowEncodedSlashes", Flag, Context::Location(Override::Options), "off",
         c"whether the app sees %2F as the client sent it")
         .sets(|c, _, v| c.allow_encoded_slashes = Some(v.flag())).built(),

@@ -181,6 +181,7 @@ fn page() -> String {
             Kind::Int { min, max } if max == i64::from(u32::MAX) => format!("number ≥ {min}"),
             Kind::Int { min, max } => format!("number {min} to {max}"),
             Kind::Text => "text".to_owned(),
+            Kind::Token => "name of a cookie".to_owned(),
             Kind::Texts | Kind::BaseUri => "text, repeatable".to_owned(),
             Kind::OneOf(choices) => choices.join(", "),
             Kind::Pair => "name and value, repeatable".to_owned(),

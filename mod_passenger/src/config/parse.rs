@@ -3,6 +3,7 @@
 //! httpd puts file and line in front of the sentence. Nothing here does anything but validate.
 
 use super::directives::{Directive, Kind};
+use crate::upstream::head::is_token;
 
 /// A valid argument.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,6 +75,7 @@ pub(crate) fn parse<'a>(
         Kind::Flag => flag(name, first).map(|value| Some(Value::Flag(value))),
         Kind::Int { min, max } => number(name, first, min, max).map(|n| Some(Value::Int(n))),
         Kind::Text | Kind::Texts => Ok((!first.is_empty()).then_some(Value::Text(first))),
+        Kind::Token => token(name, first),
         Kind::OneOf(choices) => one_of(name, first, choices),
         Kind::BaseUri => base_uri(name, first),
         Kind::Pair if first.is_empty() => Err(format!("{name}: the first argument is empty")),
@@ -103,6 +105,15 @@ fn number(name: &str, word: &str, min: i64, max: i64) -> Result<i64, String> {
         return Err(format!("{name} must be at most {max}, not {number}"));
     }
     Ok(number)
+}
+
+fn token<'a>(name: &str, word: &'a str) -> Result<Option<Value<'a>>, String> {
+    if word.bytes().all(is_token) {
+        return Ok((!word.is_empty()).then_some(Value::Text(word)));
+    }
+    Err(format!(
+        "{name} may have letters, digits and !#$%&'*+-.^_`|~ only, not \"{word}\""
+    ))
 }
 
 fn one_of<'a>(

@@ -45,6 +45,8 @@ pub(crate) struct Outbound<'a> {
     pub(crate) software: &'a str,
     /// The client asks for a WebSocket.
     pub(crate) upgrades: bool,
+    /// `Set-Cookie` for the response, where sessions are sticky.
+    pub(crate) cookie: Option<Vec<u8>>,
     binary: Option<RequestFrame>,
     http: Option<Vec<u8>>,
 }
@@ -63,6 +65,7 @@ impl<'a> Outbound<'a> {
             buffer_directory,
             software,
             upgrades: false,
+            cookie: None,
             binary: None,
             http: None,
         }
@@ -142,6 +145,8 @@ struct Attempt<'a, 's> {
     request: Request<'a>,
     /// An interim response was read: what comes after it is not the first byte.
     has_spoken: bool,
+    /// The app took the connection (full hijack) and writes HTTP/1.1 itself, until it closes.
+    is_hijacked: bool,
 }
 
 /// Has the seat's process answer the request.
@@ -176,6 +181,7 @@ pub(crate) fn attempt(
         client,
         request: *r,
         has_spoken: false,
+        is_hijacked: false,
     };
     attempt.run(r, outbound, number, protocol)
 }
@@ -195,6 +201,9 @@ impl Attempt<'_, '_> {
                 self.has_spoken = true;
                 respond::interim(r, &response.head);
                 continue;
+            }
+            if let Some(cookie) = outbound.cookie.take() {
+                response.head.fields.push(("Set-Cookie".to_owned(), cookie));
             }
             if response.is_tunnel || response.head.status == 101 {
                 return self.switch(r, outbound, response);
@@ -220,7 +229,7 @@ impl Attempt<'_, '_> {
         body: &RequestBody,
     ) -> Result<Response, AttemptError> {
         loop {
-            let parsed = parse(self.connection.input(), number, protocol, r.is_head());
+            let parsed = self.parse(number, protocol, r.is_head());
             match parsed {
                 Ok(Some((response, consumed))) => {
                     self.connection.consume(consumed);
@@ -251,6 +260,31 @@ impl Attempt<'_, '_> {
                 }
             }
         }
+    }
+
+    fn parse(
+        &mut self,
+        number: u64,
+        protocol: Protocol,
+        is_head: bool,
+    ) -> Result<Option<(Response, usize)>, HeadError> {
+        if protocol == Protocol::Binary && !self.is_hijacked {
+            self.is_hijacked = is_hijack(self.connection.input(), number)?;
+            if !self.is_hijacked {
+                return parse_binary(self.connection.input(), number);
+            }
+            self.connection.consume(frame::HEADER_BYTES);
+            self.has_spoken = true;
+        }
+        let parsed = parse_http(self.connection.input(), is_head)?;
+        Ok(parsed.map(|(response, consumed)| {
+            let keeps_alive = response.keeps_alive && !self.is_hijacked;
+            let response = Response {
+                keeps_alive,
+                ..response
+            };
+            (response, consumed)
+        }))
     }
 
     /// Reads once; between slices looks at the client and at the process. `Ok(0)` = the app closed or died.
@@ -349,39 +383,44 @@ struct Response {
     is_tunnel: bool,
 }
 
-fn parse(
-    input: &[u8],
-    number: u64,
-    protocol: Protocol,
-    is_head: bool,
-) -> Result<Option<(Response, usize)>, HeadError> {
-    if protocol == Protocol::Http {
-        let Some(parsed) = http1::parse_head(input, is_head)? else {
-            return Ok(None);
-        };
-        let is_tunnel = parsed.head.status == 101;
-        let is_interim = parsed.head.status < 200 && !is_tunnel;
-        let response = Response {
-            head: parsed.head,
-            body: parsed.body,
-            keeps_alive: parsed.keeps_alive,
-            is_interim,
-            is_tunnel,
-        };
-        return Ok(Some((response, parsed.consumed)));
-    }
-    let Some(header) = ResponseHeader::parse(input)? else {
+fn parse_http(input: &[u8], is_head: bool) -> Result<Option<(Response, usize)>, HeadError> {
+    let Some(parsed) = http1::parse_head(input, is_head)? else {
         return Ok(None);
     };
-    if header.number != number {
-        return Err(HeadError::WrongNumber {
+    let is_tunnel = parsed.head.status == 101;
+    let is_interim = parsed.head.status < 200 && !is_tunnel;
+    let response = Response {
+        head: parsed.head,
+        body: parsed.body,
+        keeps_alive: parsed.keeps_alive,
+        is_interim,
+        is_tunnel,
+    };
+    Ok(Some((response, parsed.consumed)))
+}
+
+/// The header of the response to that request, once it is here.
+fn header(input: &[u8], number: u64) -> Result<Option<ResponseHeader>, HeadError> {
+    let header = ResponseHeader::parse(input)?;
+    match &header {
+        Some(header) if header.number != number => Err(HeadError::WrongNumber {
             expected: number,
             got: header.number,
-        });
+        }),
+        _ => Ok(header),
     }
-    if header.is_raw && header.head_bytes == 0 {
-        return parse_hijacked(&input[frame::HEADER_BYTES..], is_head);
-    }
+}
+
+/// Whether the app has taken the connection: what follows the header is HTTP/1.1, status line and all.
+fn is_hijack(input: &[u8], number: u64) -> Result<bool, HeadError> {
+    let header = header(input, number)?;
+    Ok(header.is_some_and(|header| header.is_raw && header.head_bytes == 0))
+}
+
+fn parse_binary(input: &[u8], number: u64) -> Result<Option<(Response, usize)>, HeadError> {
+    let Some(header) = header(input, number)? else {
+        return Ok(None);
+    };
     let end = frame::HEADER_BYTES + header.head_bytes;
     let Some(head) = input.get(frame::HEADER_BYTES..end) else {
         return Ok(None);
@@ -404,18 +443,6 @@ fn parse(
         },
         end,
     )))
-}
-
-/// A full hijack: the app writes HTTP/1.1 itself, status line and all, and the connection ends with it.
-fn parse_hijacked(input: &[u8], is_head: bool) -> Result<Option<(Response, usize)>, HeadError> {
-    let parsed = parse(input, 0, Protocol::Http, is_head)?;
-    Ok(parsed.map(|(response, consumed)| {
-        let response = Response {
-            keeps_alive: false,
-            ..response
-        };
-        (response, frame::HEADER_BYTES + consumed)
-    }))
 }
 
 /// What a client's socket is polled for to learn that it left (`nix` has no name for `POLLRDHUP`).

@@ -21,13 +21,16 @@ pub(crate) struct Pump {
     again: BTreeSet<u64>,
     scratch: Vec<u8>,
     looked: Instant,
-    /// This process ends: when each tunnel is told, and when all are cut off.
-    leaving: Option<Leaving>,
+    /// Good-byes to be said.
+    farewells: Vec<Farewell>,
+    /// This process ends: when all are cut off.
+    leaving: Option<Instant>,
 }
 
-struct Leaving {
-    /// In this order, at these times.
-    told: Vec<(Instant, u64)>,
+/// When a tunnel's client is told that this end goes away, and when it is cut off.
+struct Farewell {
+    at: Instant,
+    tunnel: u64,
     deadline: Instant,
 }
 
@@ -42,6 +45,7 @@ impl Pump {
             again: BTreeSet::new(),
             scratch: Vec::new(),
             looked: Instant::now(),
+            farewells: Vec::new(),
             leaving: None,
         })
     }
@@ -66,8 +70,13 @@ impl Pump {
             // It is still looked at with every tick, so it ends in order.
             log::error!("PSGR0220 a WebSocket cannot be waited for: {error}");
         }
-        if let Some(leaving) = &mut self.leaving {
-            leaving.told.push((Instant::now(), id));
+        if let Some(deadline) = self.leaving {
+            let at = Instant::now();
+            self.farewells.push(Farewell {
+                at,
+                tunnel: id,
+                deadline,
+            });
         }
         self.tunnels.insert(id, tunnel);
         self.again.insert(id);
@@ -109,22 +118,28 @@ impl Pump {
         }
     }
 
-    /// What time alone brings: pings, deadlines, the end of this process.
+    /// What time alone brings: pings, deadlines, the end of this process or of an app's.
     fn look_after_all(&mut self, now: Instant, over: &mut dyn FnMut(Tunnel)) {
         let globals = config::globals();
+        let time = Duration::from_secs(globals.websocket_drain_time.into());
         if self.leaving.is_none() && httpd::is_process_stopping() {
-            self.leave(
-                now,
-                Duration::from_secs(globals.websocket_drain_time.into()),
-            );
+            self.leaving = Some(now + time);
+            self.part(now, time, self.tunnels.keys().copied().collect());
         }
-        if let Some(leaving) = &mut self.leaving {
-            let deadline = leaving.deadline;
-            let due = leaving.told.iter().take_while(|(at, _)| *at <= now).count();
-            for (_, id) in leaving.told.drain(..due) {
-                if let Some(tunnel) = self.tunnels.get_mut(&id) {
-                    tunnel.leave(deadline);
-                }
+        let ending = self
+            .tunnels
+            .iter_mut()
+            .filter_map(|(id, tunnel)| tunnel.must_part().then_some(*id));
+        let ending: Vec<u64> = ending.collect();
+        self.part(now, time, ending);
+        let (due, later) = std::mem::take(&mut self.farewells)
+            .into_iter()
+            .partition(|farewell| farewell.at <= now);
+        self.farewells = later;
+        let due: Vec<Farewell> = due;
+        for farewell in due {
+            if let Some(tunnel) = self.tunnels.get_mut(&farewell.tunnel) {
+                tunnel.leave(farewell.deadline);
             }
         }
         let interval = Duration::from_secs(globals.websocket_ping_interval.into());
@@ -144,17 +159,14 @@ impl Pump {
     }
 
     /// Good-byes are spread over half the time, so that not all clients come back at once.
-    fn leave(&mut self, now: Instant, time: Duration) {
-        let ids: Vec<u64> = self.tunnels.keys().copied().collect();
+    fn part(&mut self, now: Instant, time: Duration, ids: Vec<u64>) {
         let count = u32::try_from(ids.len()).unwrap_or(u32::MAX).max(1);
-        let told = (0..)
-            .zip(ids)
-            .map(|(place, id)| (now + time / 2 / count * place, id))
-            .collect();
-        self.leaving = Some(Leaving {
-            told,
+        let farewells = (0..).zip(ids).map(|(place, tunnel)| Farewell {
+            at: now + time / 2 / count * place,
+            tunnel,
             deadline: now + time,
         });
+        self.farewells.extend(farewells);
     }
 
     fn end(&mut self, id: u64, over: &mut dyn FnMut(Tunnel)) {

@@ -7,6 +7,7 @@ use super::frames::{Frames, GOING_AWAY, PING};
 use crate::ffi::brigade::ClientLost;
 use crate::ffi::relay::{Input, UpgradedClient};
 use nix::sys::socket::{send, MsgFlags};
+use passenger_shm::{ProcessState, Stream};
 use std::io::{self, Read};
 use std::net::Shutdown;
 use std::os::fd::AsRawFd;
@@ -35,6 +36,10 @@ pub(crate) enum Look {
 pub(crate) struct Tunnel {
     client: UpgradedClient,
     app: UnixStream,
+    /// What the app's process is counted by; ends with the tunnel.
+    stream: Option<Stream>,
+    /// Whether it was found out that the process ends.
+    is_parting: bool,
     /// Read from the app together with its 101.
     early: Vec<u8>,
     /// Read from the client and not taken by the app.
@@ -54,11 +59,18 @@ impl Tunnel {
     ///
     /// # Errors
     /// When the app's socket cannot be made non-blocking.
-    pub(crate) fn new(client: UpgradedClient, app: UnixStream, early: Vec<u8>) -> io::Result<Self> {
+    pub(crate) fn new(
+        client: UpgradedClient,
+        app: UnixStream,
+        early: Vec<u8>,
+        stream: Option<Stream>,
+    ) -> io::Result<Self> {
         app.set_nonblocking(true)?;
         Ok(Self {
             client,
             app,
+            stream,
+            is_parting: false,
             early,
             to_app: Vec::new(),
             frames: Frames::default(),
@@ -194,7 +206,14 @@ impl Tunnel {
         self.client.write(&GOING_AWAY)
     }
 
-    /// The worker process ends: tells the client, who answers or is cut off at `deadline`.
+    /// Whether the app's process gets no more requests, because it is about to end. Said once.
+    pub(crate) fn must_part(&mut self) -> bool {
+        let is_live = |stream: &Stream| stream.process_state() == Some(ProcessState::Live);
+        let ends = !self.stream.as_ref().is_none_or(is_live);
+        ends && !std::mem::replace(&mut self.is_parting, ends)
+    }
+
+    /// Worker or app process end: tells the client, who answers or is cut off at `deadline`.
     pub(crate) fn leave(&mut self, deadline: Instant) {
         self.deadline = Some(
             self.deadline

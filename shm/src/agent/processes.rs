@@ -85,9 +85,10 @@ impl AgentView {
             _ => return,
         }
         set_params(slot, params, clock::monotonic_ms());
-        if let Some(total) = self.tables.traffic.total(name.slot() as usize) {
+        let (index, traffic) = (name.slot() as usize, &self.tables.traffic);
+        for total in [traffic.total(index), traffic.stream_total(index)] {
             // Relaxed: a hint.
-            total.store(0, Ordering::Relaxed);
+            total.inspect(|total| total.store(0, Ordering::Relaxed));
         }
         let unlimited = params.concurrency == 0;
         let live = word

@@ -51,6 +51,12 @@ impl AgentView {
             }
             load.takes += traffic.total(index).map_or(0, counter::takes);
         }
+        // After the seats: a seat that turns into a stream is seen as one of both (`Seat::into_stream`).
+        for counter in traffic.streams_of_process(index) {
+            load.streams = load
+                .streams
+                .saturating_add(counter::count(counter, word.generation()));
+        }
         load
     }
 

@@ -5,7 +5,9 @@
 //! waits, and touches no reference count: seats and waiters borrow the client.
 
 mod glance;
+mod route;
 mod seat;
+mod stream;
 mod waiter;
 
 use std::cell::Cell;
@@ -24,7 +26,9 @@ use crate::protocol::seat::{self as seat_word, SeatState, SeatWord};
 use crate::sync::{dekker, load_acquire_u32, AtomicU32, Ordering};
 use crate::tables::{Member, Tables};
 
+pub use route::OffRoute;
 pub use seat::Seat;
+pub use stream::Stream;
 pub use waiter::Waiter;
 
 /// Rounds of "choose the best, lose it to somebody faster" before whatever is free is taken.
@@ -94,6 +98,7 @@ struct Choice<'a> {
 /// What a scan sees of one process with room.
 struct Room {
     busy: u32,
+    streams: u32,
     has_orphans: bool,
     /// `None` if it counts instead.
     seat: Option<(u16, SeatWord)>,
@@ -124,7 +129,8 @@ impl Client {
     }
 
     /// Takes a seat at the least busy process with room, never waiting. Preferred are processes of the
-    /// group's newest code, then those without orphans; `avoid` comes last of all.
+    /// group's newest code, then those without orphans; `avoid` comes last of all. Of equally busy ones the
+    /// one with fewest streams is taken.
     ///
     /// # Errors
     /// [`Busy`] when every seat is taken, no process lives, or the oldest waiter has waited so long that
@@ -246,7 +252,8 @@ impl Client {
             let score = u32::from(avoid == Some(name)) << 31
                 | u32::from(room.has_orphans) << 30
                 | u32::from(member.code_generation() != newest) << 29
-                | room.busy.min((1 << 29) - 1);
+                | room.busy.min((1 << 17) - 1) << 12
+                | room.streams.min((1 << 12) - 1);
             if best.as_ref().is_none_or(|(least, _)| score < *least) {
                 let seat = room.seat;
                 best = Some((score, Choice { member, seat }));
@@ -260,17 +267,21 @@ impl Client {
 
     /// What a process has to offer; `None` if it has no room.
     fn room(&self, member: &Member<'_>) -> Option<Room> {
+        let streams = self.tables().traffic.stream_total(member.index);
+        let streams = streams.map_or(0, counter::busy_hint);
         if member.word.is_unlimited() {
             let total = self.tables().traffic.total(member.index);
             let busy = total.map_or(0, counter::busy_hint);
             return Some(Room {
                 busy,
+                streams,
                 has_orphans: false,
                 seat: None,
             });
         }
         let mut room = Room {
             busy: 0,
+            streams,
             has_orphans: false,
             seat: None,
         };

@@ -8,7 +8,7 @@ use crate::protocol::counter;
 use crate::protocol::process::ProcessWord;
 use crate::protocol::seat::{self, SeatWord};
 
-use super::{index_u32, name, Client};
+use super::{index_u32, name, Client, Stream};
 
 /// The right to have one request in an app process. Must be given back by [`Seat::release`]; dropping it
 /// otherwise makes it an orphan, because nobody knows then what the app is at.
@@ -102,6 +102,18 @@ impl<'a> Seat<'a> {
                 this.process()
             );
         }
+    }
+
+    /// Gives the seat back and counts a stream in its place: the app accepted an upgrade, and the process is
+    /// not idle for as long as the connection lives.
+    ///
+    /// The stream is counted first, so that no look at the tables misses both (`AgentView::load` reads the
+    /// seats first).
+    #[must_use = "dropping it ends the stream"]
+    pub fn into_stream(self) -> Stream {
+        let stream = Stream::open(self.client, self.process, self.word.generation());
+        self.release();
+        stream
     }
 
     /// Leaves the seat to the agent: the app may still be computing. At an unlimited process the count is

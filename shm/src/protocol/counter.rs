@@ -1,5 +1,6 @@
-//! Counters of app processes without a limit (Node): each worker counts its own requests, on its own
-//! lines; the sum is the truth, and a total beside it is a hint for choosing.
+//! Counters: each worker counts, on its own lines, its requests at app processes without a limit (Node),
+//! and its streams (upgraded connections) at any process. The sum is the truth, and a total beside it is a
+//! hint for choosing.
 //!
 //! ```text
 //! counter (client, process)  63        32 31       0     total (process)  63        32 31       0
@@ -36,6 +37,16 @@ pub fn count(counter: &AtomicU64, generation: u32) -> u32 {
 /// One request more. `false` (never seen) means: not counted, look elsewhere.
 #[must_use]
 pub fn take(counter: &AtomicU64, total: &AtomicU64, generation: u32) -> bool {
+    add(counter, total, generation, TAKE)
+}
+
+/// One stream more. `false` (never seen) means: not counted.
+#[must_use]
+pub fn open(counter: &AtomicU64, total: &AtomicU64, generation: u32) -> bool {
+    add(counter, total, generation, 1)
+}
+
+fn add(counter: &AtomicU64, total: &AtomicU64, generation: u32, to_total: u64) -> bool {
     let taken = update(counter, |word| {
         if word >> 32 != u64::from(generation) {
             return Some(u64::from(generation) << 32 | 1);
@@ -45,12 +56,12 @@ pub fn take(counter: &AtomicU64, total: &AtomicU64, generation: u32) -> bool {
     });
     if taken {
         // Relaxed: a hint; nothing is concluded from it.
-        total.fetch_add(TAKE, Ordering::Relaxed);
+        total.fetch_add(to_total, Ordering::Relaxed);
     }
     taken
 }
 
-/// One request less; nothing if the counter is of another generation by now.
+/// One request or stream less; nothing if the counter is of another generation by now.
 pub fn give_back(counter: &AtomicU64, total: &AtomicU64, generation: u32) -> bool {
     let given = update(counter, |word| {
         let mine = word >> 32 == u64::from(generation) && word & 0xffff_ffff != 0;
@@ -63,7 +74,7 @@ pub fn give_back(counter: &AtomicU64, total: &AtomicU64, generation: u32) -> boo
     given
 }
 
-/// Takes all requests of a dead worker back; how many.
+/// Takes all requests or streams of a dead worker back; how many.
 pub fn sweep(counter: &AtomicU64, total: &AtomicU64, generation: u32) -> u32 {
     let found = count(counter, generation);
     // SeqCst, PAIR(counter): the dead do not count on.

@@ -7,7 +7,7 @@
 //! | `queue.rs` | waiter cell: ticket or grant · worker · state | its waiter; whoever grants; watchdog |
 //! | `desk.rs` | – the steps in which seats and cells change together | |
 //! | `process.rs` | process: generation · group · state · flags | agent only (in `routes`) |
-//! | `counter.rs` | count of one worker at one unlimited process | that worker; watchdog |
+//! | `counter.rs` | requests of one worker at one unlimited process, its streams at any | that worker; watchdog |
 //! | `ring.rs` | ring cell: hint · full · lap | workers fill, agent empties |
 //!
 //! Rules of all of them: a word is read once into a local and judged there; every change is one
