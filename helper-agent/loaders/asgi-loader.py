@@ -18,6 +18,7 @@ def main():
     start = Start("passenger_asgi")
     application = start.load("application", "app")
     from passenger_python.asgi_server import serve
+    start.preload()
     serve(application, start)
 
 

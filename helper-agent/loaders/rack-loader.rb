@@ -286,13 +286,14 @@ module PassengerLoader
   end
 
   # What the agent wants, from the environment, which is then cleaned: the application's children have no use for it.
-  Settings = Struct.new(:app_root, :startup_file, :group_name, :peer_uid, :threads) do
+  Settings = Struct.new(:app_root, :startup_file, :group_name, :peer_uid, :threads, :preload) do
     def self.take
       new(ENV.delete('PASSENGER_APP_ROOT') || Dir.pwd,
           ENV.delete('PASSENGER_STARTUP_FILE') || File.join(Dir.pwd, 'config.ru'),
           ENV.delete('PASSENGER_APP_GROUP_NAME').to_s,
           ENV.delete('PASSENGER_PEER_UID').to_i,
-          [ENV.delete('PASSENGER_THREADS').to_i, 1].max)
+          [ENV.delete('PASSENGER_THREADS').to_i, 1].max,
+          ENV.delete('PASSENGER_PRELOAD') == '1')
     end
   end
 
@@ -301,30 +302,58 @@ module PassengerLoader
       $stdout.sync = $stderr.sync = true
       settings = Settings.take
       control = Control.new(3)
-      listener = UNIXServer.for_fd(4)
-      listener.close_on_exec = true
-      $0 = "Passenger RubyApp: #{settings.group_name}"
-
-      control.say('step', 'load')
-      app = load_app(settings, control)
-      control.say('step', 'listen')
-      serve(app, control, listener, settings)
+      settings.preload ? preload(control, settings) : run(control, settings)
     end
 
     private
 
-    def load_app(settings, control)
-      set_up_load_path
-      # First, so that an application that has the original in its Gemfile gets ours.
-      $LOAD_PATH.unshift(File.join(__dir__, 'ruby'))
-      require 'stringio'
-      require_rack
-      app = build(settings.startup_file)
-      PhusionPassenger.call_event(:starting_worker_process, false)
-      app
+    def run(control, settings)
+      listener = listen(4)
+      $0 = "Passenger RubyApp: #{settings.group_name}"
+      work(load_app(control, settings), control, listener, settings, false)
+    end
+
+    # After `fork_workers` in each of the workers.
+    def preload(control, settings)
+      require_relative 'rack-preloader'
+      preloader = Preloader.new(control, settings.app_root)
+      app = load_app(control, settings)
+      control, descriptor = preloader.fork_workers
+      $0 = "Passenger RubyApp: #{settings.group_name}"
+      work(app, control, listen(descriptor), settings, true)
+    end
+
+    def listen(descriptor)
+      listener = UNIXServer.for_fd(descriptor)
+      listener.close_on_exec = true
+      listener
+    end
+
+    def load_app(control, settings)
+      control.say('step', 'load')
+      reporting('load', control, settings) do
+        set_up_load_path
+        # First, so that an application that has the original in its Gemfile gets ours.
+        $LOAD_PATH.unshift(File.join(__dir__, 'ruby'))
+        require 'stringio'
+        require_rack
+        build(settings.startup_file)
+      end
+    end
+
+    def work(app, control, listener, settings, forked)
+      reporting(forked ? 'fork' : 'load', control, settings) do
+        PhusionPassenger.call_event(:starting_worker_process, forked)
+      end
+      control.say('step', 'listen')
+      serve(app, control, listener, settings)
+    end
+
+    def reporting(step, control, settings)
+      yield
     rescue Exception => e # rubocop:disable Lint/RescueException -- whatever it was, the administrator must read it
       $stderr.write(e.full_message(highlight: false))
-      control.error('load', explain(e, settings.startup_file))
+      control.error(step, explain(e, settings.startup_file))
       exit!(1)
     end
 

@@ -23,6 +23,7 @@ def main():
         from passenger_python.asgi_server import serve
     else:
         from passenger_python.wsgi_server import serve
+    start.preload()
     serve(application, start)
 
 

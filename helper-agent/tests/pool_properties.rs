@@ -400,6 +400,7 @@ impl World {
                     self.tell(Event::SpawnReady {
                         process: id,
                         concurrency,
+                        has_loaded: true,
                     });
                 }
             }

@@ -50,6 +50,13 @@ class Control:
             *complete, self._input = (self._input + piece).split(b"\n")
             lines += [line.decode("utf-8", "replace") for line in complete]
 
+    def hears_go(self):
+        """Waits for the agent's first word to a forked worker; False: there is none."""
+        try:
+            return self.socket.recv(3, socket.MSG_WAITALL) == b"go\n"
+        except OSError:
+            return False
+
     def end_of_input(self, *_signal):
         """SIGTERM's way to the loop: this end sees "end of file", which wakes `epoll`."""
         try:
@@ -67,6 +74,7 @@ class Settings:
         self.startup_file = environ.pop("PASSENGER_STARTUP_FILE", os.path.join(self.app_root, startup_file))
         self.peer_uid = int(environ.pop("PASSENGER_PEER_UID", "0"))
         self.threads = max(1, int(environ.pop("PASSENGER_THREADS", "1")))
+        self.preload = environ.pop("PASSENGER_PRELOAD", "") == "1"
         environ.pop("PASSENGER_APP_GROUP_NAME", None)
 
 
@@ -79,9 +87,9 @@ class Start:
         self._module_name = module_name
         self.settings = Settings(os.environ, module_name + ".py")
         self.control = Control(3)
-        os.set_inheritable(4, False)
-        self.listener = socket.socket(fileno=4)
-        self.listener.setblocking(False)
+        self.listener = None if self.settings.preload else listen(4)
+        # The output that the agent gave us, before the application replaces it.
+        self.output = os.fstat(2).st_ino
         sys.path[0] = self.settings.app_root
         sys.argv[:] = [self.settings.startup_file]
 
@@ -94,6 +102,18 @@ class Start:
             import traceback
             traceback.print_exc()
             self.fail(explain(error, self.settings.startup_file))
+
+    def preload(self):
+        """A preloader goes on in the workers that it forks, any other process at once."""
+        if self.settings.preload:
+            from . import preloader
+            preloader.run(self)
+
+    def become_worker(self, control, listener):
+        """In a worker: from here on these descriptors are its sockets."""
+        self.control.socket.close()
+        self.control = Control(control)
+        self.listener = listen(listener)
 
     def fail(self, sentence):
         self.control.error("load", sentence)
@@ -110,6 +130,13 @@ class Start:
         # alive, and its SIGTERM would shut down the parent's control socket.
         os.register_at_fork(after_in_child=lambda: forget_in_child(server))
         self.control.say("ready", "concurrency={}".format(concurrency), "protocol=binary")
+
+
+def listen(descriptor):
+    os.set_inheritable(descriptor, False)
+    listener = socket.socket(fileno=descriptor)
+    listener.setblocking(False)
+    return listener
 
 
 def forget_in_child(server):

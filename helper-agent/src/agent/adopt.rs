@@ -73,6 +73,7 @@ impl Agent {
         let group = Group {
             reference,
             name: format!("under {}", definition.registration.document_root),
+            is_named: options.is_some(),
             registration: registration.filter(|_| options.is_some()),
             definition,
             configuration,
@@ -82,6 +83,7 @@ impl Agent {
             restart_mark: params.restart_mark,
             restart_look: RestartLook::default(),
             failure: None,
+            not_preloaded: None,
             preparing_since: None,
         };
         let limits = group.limits();

@@ -14,6 +14,7 @@ use tokio::signal::unix::{signal, Signal, SignalKind};
 use tokio::sync::mpsc;
 
 use super::groups::Groups;
+use super::preloading::Preloaders;
 use super::processes::{Body, Processes};
 use super::registration::Waiting;
 use super::retiring::RetiringLook;
@@ -40,6 +41,7 @@ pub(super) struct Agent {
     pub(super) pool: Pool,
     pub(super) groups: Groups,
     pub(super) processes: Processes,
+    pub(super) preloaders: Preloaders,
     pub(super) workers: BTreeMap<(u16, u16), Worker>,
     pub(super) waiting: Waiting,
     pub(super) configuration: Arc<Configuration>,
@@ -83,6 +85,7 @@ impl Agent {
             pool: Pool::new(pool_limits(&configuration)),
             groups: Groups::default(),
             processes: Processes::default(),
+            preloaders: Preloaders::default(),
             workers: BTreeMap::new(),
             waiting: Waiting::default(),
             configuration,
@@ -130,7 +133,7 @@ impl Agent {
         let doorbell = readiness::watch(Arc::new(self.descriptors.doorbell.try_clone()?))?;
         let mut children = signal(SignalKind::child())?;
         self.reap_strangers();
-        while !self.is_finished {
+        while !(self.is_finished && self.preloaders.are_gone()) {
             self.view.beat();
             self.turn(&doorbell, &mut children).await?;
             self.settle();
@@ -209,10 +212,22 @@ impl Agent {
             } => {
                 self.on_prepared(group, process, result);
             }
+            Happening::Said { process, .. }
+            | Happening::Exited { process }
+            | Happening::ControlClosed { process }
+            | Happening::OutputClosed { process }
+            | Happening::Overdue { process }
+            | Happening::Conclude { process }
+                if self.preloaders.has(process) =>
+            {
+                self.on_preloader(process, happening);
+            }
             Happening::Said { process, said } => self.on_said(process, said),
             Happening::Exited { process } => self.on_exited(process),
             Happening::ControlClosed { process } => self.on_control_closed(process),
             Happening::OutputClosed { process } => self.on_output_closed(process),
+            Happening::Hello { process, heard } => self.on_hello(process, heard),
+            Happening::ForkOverdue { process } => self.on_fork_overdue(process),
             Happening::StartTimedOut { process } => self.on_start_timed_out(process),
             Happening::Overdue { process } => self.on_overdue(process),
             Happening::Conclude { process } => self.conclude(process),
@@ -248,6 +263,7 @@ impl Agent {
     fn on_stop(&mut self, deadline_ms: u64) {
         log::info!("ending all apps, by force after {deadline_ms} ms");
         self.stop_at = Some(Instant::now() + Duration::from_millis(deadline_ms));
+        self.end_preloaders(None);
         self.tell(Event::Stop { deadline_ms });
         self.settle();
         self.look();
@@ -299,6 +315,7 @@ impl Agent {
                 }
             }
             Command::Forget { group } => {
+                self.end_preloaders(Some(group));
                 if let Some(group) = self.groups.remove(group) {
                     log::info!(
                         "app {} is not configured any more and forgotten",

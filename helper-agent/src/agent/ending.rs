@@ -14,7 +14,7 @@ use crate::pool::{Event, ProcessId};
 use crate::sys::process::{self, ExitStatus};
 
 /// What a failed process printed last may take so long to arrive after its end.
-const LAST_LINES: Duration = Duration::from_millis(200);
+pub(super) const LAST_LINES: Duration = Duration::from_millis(200);
 
 impl Agent {
     pub(super) fn with_body(&self, id: ProcessId, act: impl FnOnce(&Body)) {
@@ -46,8 +46,11 @@ impl Agent {
                 log::debug!("killing app process {} and its process group", body.pid);
                 body.kill_group();
             }
-            // Still being prepared: there is nothing to kill.
-            None => self.conclude(id),
+            // Still being prepared or waiting for a preloader: there is nothing to kill.
+            None => {
+                self.abandon(id);
+                self.conclude(id);
+            }
         }
     }
 
@@ -151,6 +154,9 @@ impl Agent {
             if let Some(id) = self.processes.by_pid(exit.pid) {
                 self.on_exited(id);
             }
+            if let Some(id) = self.preloaders.by_pid(exit.pid) {
+                self.on_preloader_exited(id);
+            }
             // An error: it was reaped above.
             if let Ok(Some(_)) = process::reap(exit.pid) {
                 log::debug!("process {} {}", exit.pid, exit.status);
@@ -160,7 +166,7 @@ impl Agent {
 }
 
 /// Kills what is left of its group and reaps it.
-fn end_of(body: &mut Body) -> Option<ExitStatus> {
+pub(super) fn end_of(body: &mut Body) -> Option<ExitStatus> {
     let status = if body.is_child {
         body.kill_group();
         match body.pidfd.reap() {

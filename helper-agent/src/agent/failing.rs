@@ -4,7 +4,7 @@
 use std::sync::PoisonError;
 
 use super::core::Agent;
-use super::processes::{Body, Process};
+use super::processes::{Body, Process, Way};
 use crate::pool::{Event, GroupId, ProcessId};
 use crate::spawn::report::{self, Cause, Story};
 use crate::sys::process::random_bytes;
@@ -26,6 +26,7 @@ impl Agent {
         if has_body {
             self.with_body(id, Body::kill_group);
         } else {
+            self.abandon(id);
             self.fail_start(id, cause);
         }
     }
@@ -53,13 +54,14 @@ impl Agent {
         let Some(process) = self.processes.get_mut(id) else {
             return;
         };
-        let group_id = process.group;
+        let (group_id, code_generation) = (process.group, process.code_generation);
         let Some(starting) = process.starting() else {
             return;
         };
         starting.deadline.abort();
         let ended = Cause::Ended(starting.ended.flatten());
         let cause = starting.cause.take().unwrap_or(ended);
+        let has_crashed = matches!((&starting.way, &cause), (Way::Forked, Cause::Ended(_)));
         let tail = starting
             .tail
             .lock()
@@ -67,10 +69,14 @@ impl Agent {
             .take();
         let story = std::mem::take(&mut starting.story);
         let output = tail.map(|tail| tail.text()).unwrap_or_default();
-        if process.is_ending {
+        let is_ending = process.is_ending;
+        if is_ending {
             log::debug!("a start that is not wanted any more was given up");
         } else {
             self.report(group_id, &cause, &story, &output);
+        }
+        if has_crashed && !is_ending {
+            self.distrust_preloader(group_id, code_generation);
         }
         self.bury(id);
         self.tell(Event::SpawnFailed { process: id });

@@ -22,8 +22,10 @@ pub(super) struct Group {
     /// For the log.
     pub(super) name: String,
     pub(super) definition: Definition,
-    /// What its next process is started from; `None`: the configuration does not name it any more.
+    /// What its next process is started from; `None`: nobody knows since an agent died.
     pub(super) registration: Option<Registration>,
+    /// Whether the configuration in force names it. Otherwise it is there for workers of the one before.
+    pub(super) is_named: bool,
     /// The configuration of that registration.
     pub(super) configuration: Arc<Configuration>,
     pub(super) options: AppOptions,
@@ -36,6 +38,8 @@ pub(super) struct Group {
     /// Whether its restart files are being looked at, and what asks for another look after that.
     pub(super) restart_look: RestartLook,
     pub(super) failure: Option<SpawnFailure>,
+    /// The code that cannot be preloaded: its processes are started directly.
+    pub(super) not_preloaded: Option<u32>,
     /// Since when a helper thread is looking at its files; one that hangs must not be joined by others.
     pub(super) preparing_since: Option<Instant>,
 }
@@ -63,7 +67,7 @@ impl Group {
         GroupLimits {
             min_instances: self.options.min_instances(),
             max_instances: if own == 0 { everybodys } else { own },
-            confirmed: self.registration.is_some(),
+            confirmed: self.is_named,
             rolling: self.options.rolling,
             resists_errors: self.options.resists_errors(),
         }

@@ -19,6 +19,7 @@ impl Agent {
     pub(super) fn observe(&mut self) -> Observation {
         self.view.revoke_stale_grants(STALE_GRANT);
         self.retry_parked();
+        self.end_idle_preloaders();
         let mut observation = Observation::default();
         for (id, group) in self.groups.iter() {
             let queue = self.view.queue(group.reference);

@@ -18,6 +18,7 @@
 //! | `groups`, `registration`, `reconfigure` | which apps there are |
 //! | `processes`, `tasks` | app processes that exist, and what watches them |
 //! | `spawning`, `failing`, `ending` | the beginning and the end of a process |
+//! | `preloading`, `forking` | processes that load an app once and fork the others |
 //! | `adopt` | taking over what an earlier agent left |
 //! | `restarts` | restart files; what workers are told of a restart |
 //! | `retiring` | processes that had their share of requests, memory or time |
@@ -28,8 +29,10 @@ mod adopt;
 mod core;
 mod ending;
 mod failing;
+mod forking;
 mod groups;
 mod look;
+mod preloading;
 mod processes;
 mod reconfigure;
 mod registration;

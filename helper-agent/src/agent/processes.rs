@@ -11,11 +11,13 @@ use std::time::{Duration, Instant};
 use passenger_shm::{Orphan, ProcessRef};
 use tokio::task::AbortHandle;
 
+use super::forking::Forking;
 use super::retiring::Share;
 use super::tasks::SharedTail;
 use crate::pool::{GroupId, ProcessId};
-use crate::spawn::dialogue;
+use crate::spawn::prepare::Prepared;
 use crate::spawn::report::{Cause, Story};
+use crate::spawn::{dialogue, environment};
 use crate::sys::pidfd::{self, Pidfd};
 use crate::sys::process::ExitStatus;
 
@@ -66,10 +68,28 @@ pub(super) struct Starting {
     pub(super) timeout: Duration,
     pub(super) uid: u32,
     pub(super) forced_concurrency: Option<u32>,
+    pub(super) way: Way,
+    /// Whether the app's code is loaded for it: it is not by the fork of a preloader that was ready.
+    pub(super) has_loaded: bool,
     pub(super) began: Instant,
     /// Set when it ended, with its status if that is known; the report waits a moment for the rest of
     /// what it said and printed.
     pub(super) ended: Option<Option<ExitStatus>>,
+}
+
+/// How a process comes into being.
+#[derive(Debug)]
+pub(super) enum Way {
+    /// Not decided yet.
+    Open,
+    /// By shim and loader alone; also where preloading did not work out.
+    Direct,
+    /// A preloader loads the app for it.
+    Load,
+    /// A preloader was asked to fork it.
+    Asked(Forking),
+    /// A preloader has forked it.
+    Forked,
 }
 
 /// Descriptors and tasks of a process that exists.
@@ -149,6 +169,19 @@ impl Drop for Body {
         for task in &self.tasks {
             task.abort();
         }
+    }
+}
+
+impl Starting {
+    /// Takes what its preparation found out.
+    pub(super) fn note(&mut self, prepared: &Prepared) {
+        self.uid = prepared.uid;
+        self.forced_concurrency = prepared.forced_concurrency;
+        for (key, value) in &prepared.facts {
+            self.story.fact(*key, value);
+        }
+        let variables = environment::shown(&prepared.order.environment);
+        self.story.environment(variables);
     }
 }
 

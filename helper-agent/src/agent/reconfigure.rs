@@ -112,6 +112,7 @@ impl Agent {
         self.view.update_group(reference, &params);
         self.tell(Event::GroupChanged { group: id, limits });
         if is_outdated {
+            self.end_preloaders(Some(id));
             self.tell(Event::Restart { group: id });
         }
     }

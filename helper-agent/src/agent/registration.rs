@@ -81,7 +81,9 @@ impl Agent {
             .into_iter()
             .flatten()
             .find(|c| c.generation == generation);
-        known.cloned().or_else(|| self.past_configuration(generation))
+        known
+            .cloned()
+            .or_else(|| self.past_configuration(generation))
     }
 
     /// Read again: workers of long ago that meet an app for the first time are rare.
@@ -90,7 +92,9 @@ impl Agent {
         match parse(document) {
             Ok(configuration) => Some(Arc::new(configuration)),
             Err(e) => {
-                log::error!("[BUG] configuration {generation} was in force and cannot be read: {e}");
+                log::error!(
+                    "[BUG] configuration {generation} was in force and cannot be read: {e}"
+                );
                 None
             }
         }
@@ -212,6 +216,7 @@ impl Agent {
             name: app.group_name,
             definition,
             registration: Some(registration.clone()),
+            is_named: true,
             configuration,
             options: app.options,
             code_generation: 1,
@@ -219,6 +224,7 @@ impl Agent {
             restart_mark: 0,
             restart_look: RestartLook::default(),
             failure: None,
+            not_preloaded: None,
             preparing_since: None,
         };
         group.reference = self

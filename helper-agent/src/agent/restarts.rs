@@ -146,6 +146,7 @@ impl Agent {
         };
         group.code_generation = group.code_generation.wrapping_add(1);
         log::info!("app {}: {reason}, its processes are replaced", group.name);
+        self.end_preloaders(Some(id));
         self.tell(Event::Restart { group: id });
         // First the pool says how long requests wait, then workers see that there is something to wait for.
         self.settle();

@@ -9,7 +9,7 @@ use passenger_shm::messages::Registration;
 use passenger_shm::{ProcessParams, Protocol};
 
 use super::core::{watch, Agent};
-use super::processes::{Body, Phase, Process, Starting};
+use super::processes::{Body, Phase, Process, Starting, Way};
 use super::retiring::Share;
 use super::tasks::{self, Happening};
 use crate::config::Configuration;
@@ -17,14 +17,13 @@ use crate::instance;
 use crate::output::LineDrain;
 use crate::pool::{Event, GroupId, ProcessId};
 use crate::spawn::dialogue::{self, Said, Speaks};
-use crate::spawn::environment;
 use crate::spawn::launch::{self, Launched};
 use crate::spawn::prepare::{self, Prepared};
 use crate::spawn::report::{Cause, Story, Tail};
 use crate::sys::process::effective_uid;
 
 /// A process that said why it failed exits by itself; it is given so long.
-const LAST_WORDS: Duration = Duration::from_secs(2);
+pub(super) const LAST_WORDS: Duration = Duration::from_secs(2);
 /// A start waits so long for the preparation of one before it, which was given up. After that it fails
 /// with a sentence: helper threads must not gather in a file system that does not answer.
 const PREPARE_PATIENCE: Duration = Duration::from_secs(2);
@@ -55,6 +54,8 @@ impl Agent {
             timeout,
             uid: effective_uid(),
             forced_concurrency: None,
+            way: Way::Open,
+            has_loaded: true,
             began: Instant::now(),
             ended: None,
         };
@@ -70,13 +71,23 @@ impl Agent {
             is_drained: false,
             is_silent: false,
         };
+        self.processes.insert(id, process);
+        if !self.fork_if_preloaded(group_id, id) {
+            self.begin_start(group_id, id);
+        }
+    }
+
+    /// Begins with the preparation, or waits for the one that is under way.
+    pub(super) fn begin_start(&mut self, group_id: GroupId, id: ProcessId) {
+        let Some(group) = self.groups.get(group_id) else {
+            return;
+        };
         let configuration = Arc::clone(&group.configuration);
         let registration = group.registration.clone();
         let is_preparing = group.preparing_since.is_some();
         let is_stuck = group
             .preparing_since
             .is_some_and(|since| since.elapsed() >= PREPARE_PATIENCE);
-        self.processes.insert(id, process);
         let Some(registration) = registration else {
             let text = "the configuration does not name it any more".to_owned();
             self.fail_start(id, Cause::NotBegun(text));
@@ -136,7 +147,13 @@ impl Agent {
             self.prepare_next(group);
             return;
         }
-        let launched = result.and_then(|prepared| self.launch(id, &prepared));
+        let launched = result.and_then(|prepared| {
+            if self.is_to_be_preloaded(id, &prepared) {
+                self.preload(id, &prepared)
+            } else {
+                self.launch(id, &prepared)
+            }
+        });
         if let Err(text) = launched {
             self.fail_start(id, Cause::NotBegun(text));
         }
@@ -172,13 +189,7 @@ impl Agent {
         let Some(starting) = process.starting() else {
             return Ok(());
         };
-        starting.uid = prepared.uid;
-        starting.forced_concurrency = prepared.forced_concurrency;
-        for (key, value) in &prepared.facts {
-            starting.story.fact(*key, value);
-        }
-        let variables = environment::shown(&prepared.order.environment);
-        starting.story.environment(variables);
+        starting.note(prepared);
         let tail = Arc::clone(&starting.tail);
         let listener = launch::bind(&path, apache)
             .map_err(|e| format!("cannot make its request socket {}: {e}", path.display()))?;
@@ -219,7 +230,12 @@ impl Agent {
     }
 
     /// Gives a process its watchers.
-    fn watch_body(&self, id: ProcessId, launched: Launched, tail: &tasks::SharedTail) -> Body {
+    pub(super) fn watch_body(
+        &self,
+        id: ProcessId,
+        launched: Launched,
+        tail: &tasks::SharedTail,
+    ) -> Body {
         let Launched {
             pid,
             pidfd,
@@ -343,6 +359,7 @@ impl Agent {
             code_generation,
         };
         let took = starting.began.elapsed();
+        let has_loaded = starting.has_loaded;
         process.phase = Phase::Serving;
         self.view.publish(reference, &params);
         if let Some(group) = self.groups.get_mut(group_id) {
@@ -356,6 +373,7 @@ impl Agent {
         self.tell(Event::SpawnReady {
             process: id,
             concurrency,
+            has_loaded,
         });
     }
 }

@@ -19,6 +19,7 @@ use crate::log as sink;
 use crate::output::{Drained, LineDrain, Scratch, STALE};
 use crate::pool::{GroupId, ProcessId};
 use crate::spawn::dialogue::{self, Lines, Said};
+use crate::spawn::fork::{self, Hello};
 use crate::spawn::prepare::Prepared;
 use crate::spawn::report::Tail;
 use crate::store::ToAgent;
@@ -67,6 +68,13 @@ pub(super) enum Happening {
     ControlClosed { process: ProcessId },
     /// A process's output is read to its end.
     OutputClosed { process: ProcessId },
+    /// A process that a preloader was asked for says that it is there, or there will be none.
+    Hello {
+        process: ProcessId,
+        heard: Result<Hello, String>,
+    },
+    /// A preloader does not fork.
+    ForkOverdue { process: ProcessId },
     /// A start took too long.
     StartTimedOut { process: ProcessId },
     /// A process that failed had its time to leave.
@@ -214,6 +222,32 @@ async fn control_lines(
             if is_broken {
                 return Ok(());
             }
+        }
+    }
+}
+
+/// Waits for the hello of a process that a preloader was asked for.
+pub(super) async fn hello(
+    process: ProcessId,
+    socket: Arc<UnixStream>,
+    out: Happenings,
+) -> io::Result<()> {
+    // Not watched any more when it is told: the next to watch it is the one who reads its lines.
+    let heard = hear(socket).await.map_err(|e| match e.kind() {
+        io::ErrorKind::UnexpectedEof => "it did not fork".to_owned(),
+        io::ErrorKind::InvalidData => "what it forked did not say hello".to_owned(),
+        _ => format!("what it forked cannot be heard: {e}"),
+    });
+    let _ = out.send(Happening::Hello { process, heard }).await;
+    Ok(())
+}
+
+async fn hear(socket: Arc<UnixStream>) -> io::Result<Hello> {
+    let fd = watch(socket)?;
+    loop {
+        let mut guard = fd.readable().await?;
+        if let Ok(heard) = guard.try_io(|fd| fork::hear(fd.get_ref().get())) {
+            return heard;
         }
     }
 }

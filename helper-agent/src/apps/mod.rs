@@ -21,6 +21,19 @@ pub struct AppType {
     pub directive: &'static str,
     /// Interpreters tried when the directive is absent, in order.
     pub interpreters: &'static [&'static str],
+    /// Whether its loader can preload an app and fork its processes.
+    pub preloading: Preloading,
+}
+
+/// What a type's loader does about preloading (`PassengerSpawnMethod`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Preloading {
+    /// It cannot.
+    Never,
+    /// It can, where the directive says so.
+    IfAsked,
+    /// It does, unless the directive says otherwise.
+    ByDefault,
 }
 
 const PYTHON: &str = "PassengerPython";
@@ -34,6 +47,7 @@ pub static TYPES: [AppType; 4] = [
         loader: "rack-loader.rb",
         directive: "PassengerRuby",
         interpreters: &["ruby"],
+        preloading: Preloading::ByDefault,
     },
     AppType {
         name: "python",
@@ -42,6 +56,7 @@ pub static TYPES: [AppType; 4] = [
         loader: "wsgi-loader.py",
         directive: PYTHON,
         interpreters: &["python3", "python"],
+        preloading: Preloading::IfAsked,
     },
     AppType {
         name: "asgi",
@@ -50,6 +65,7 @@ pub static TYPES: [AppType; 4] = [
         loader: "asgi-loader.py",
         directive: PYTHON,
         interpreters: &["python3", "python"],
+        preloading: Preloading::IfAsked,
     },
     AppType {
         name: "nodejs",
@@ -58,6 +74,7 @@ pub static TYPES: [AppType; 4] = [
         loader: "node-loader.js",
         directive: "PassengerNodejs",
         interpreters: &["node", "nodejs"],
+        preloading: Preloading::Never,
     },
 ];
 

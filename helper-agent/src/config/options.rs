@@ -7,6 +7,7 @@ use std::time::Duration;
 use passenger_shm::messages::{Directive, Record};
 
 use super::value;
+use crate::apps::{AppType, Preloading};
 use crate::pool::Rolling;
 
 /// Options of one application. Absent means: nobody wrote the directive.
@@ -54,6 +55,8 @@ pub struct AppOptions {
     force_concurrency: Option<i64>,
     threads: Option<u32>,
     is_threaded: Option<bool>,
+    is_smart: Option<bool>,
+    max_preloader_idle: Option<u32>,
 }
 
 impl AppOptions {
@@ -112,6 +115,13 @@ impl AppOptions {
             "PassengerMaxRequests" => self.max_requests = value::count(it, 0)?,
             "PassengerMemoryLimit" => self.memory_limit = value::count(it, 0)?,
             "PassengerMaxRequestTime" => self.max_request_time = value::count(it, 0)?,
+            "PassengerSpawnMethod" => {
+                // The older names mean the same: smart-lv2, conservative.
+                self.is_smart = Some(value::text(it)?.to_ascii_lowercase().starts_with("smart"));
+            }
+            "PassengerMaxPreloaderIdleTime" => {
+                self.max_preloader_idle = Some(value::count(it, 0)?);
+            }
             "PassengerStartTimeout" => self.start_timeout = Some(value::count(it, 1)?),
             "PassengerMaxRequestQueueSize" => self.max_queue = Some(value::count(it, 0)?),
             "PassengerMaxRequestQueueTime" => self.max_queue_time = Some(value::count(it, 0)?),
@@ -188,6 +198,23 @@ impl AppOptions {
         }
     }
 
+    /// Whether a preloader loads an app of that type, and forks its processes.
+    #[must_use]
+    pub fn preloads(&self, kind: &AppType) -> bool {
+        match kind.preloading {
+            Preloading::Never => false,
+            Preloading::IfAsked => self.is_smart.unwrap_or(false),
+            Preloading::ByDefault => self.is_smart.unwrap_or(true),
+        }
+    }
+
+    /// How long a preloader is kept after it forked last; 300 s by default, `None` = for ever.
+    #[must_use]
+    pub fn max_preloader_idle(&self) -> Option<Duration> {
+        let seconds = self.max_preloader_idle.unwrap_or(300);
+        (seconds > 0).then(|| Duration::from_secs(u64::from(seconds)))
+    }
+
     /// Whether processes started with `other` may go on serving under these options: everything that
     /// a process is made from is equal.
     #[must_use]
@@ -205,6 +232,7 @@ impl AppOptions {
             restart_dir: None,
             rolling: Rolling::default(),
             resists_errors: None,
+            max_preloader_idle: None,
             base_uris: BTreeSet::new(),
             ..options.clone()
         };
@@ -286,6 +314,33 @@ mod tests {
     fn impossible_values_are_refused_with_their_place() {
         let wrong = AppOptions::merge(&[record(1, &[("PassengerStartTimeout", "0")])]);
         assert!(wrong.unwrap_err().contains("(f line 1)"));
+    }
+
+    #[test]
+    fn only_ruby_is_preloaded_where_nobody_says_so() {
+        let preloads = |method: &[(&str, &str)], kind| {
+            let options = AppOptions::merge(&[record(1, method)]).unwrap();
+            options.preloads(AppType::by_name(kind).unwrap())
+        };
+        let said = |method| [("PassengerSpawnMethod", method)];
+        assert!(preloads(&[], "rack") && !preloads(&[], "wsgi") && !preloads(&[], "asgi"));
+        for smart in ["smart", "Smart", "smart-lv2"] {
+            assert!(preloads(&said(smart), "rack") && preloads(&said(smart), "wsgi"));
+            assert!(!preloads(&said(smart), "node"), "it has no fork");
+        }
+        for direct in ["direct", "conservative"] {
+            assert!(!preloads(&said(direct), "rack") && !preloads(&said(direct), "wsgi"));
+        }
+    }
+
+    #[test]
+    fn a_preloader_that_is_kept_for_ever_has_no_idle_time() {
+        let idle = |directives: &[(&str, &str)]| {
+            let options = AppOptions::merge(&[record(1, directives)]).unwrap();
+            options.max_preloader_idle()
+        };
+        assert_eq!(idle(&[]), Some(Duration::from_secs(300)));
+        assert_eq!(idle(&[("PassengerMaxPreloaderIdleTime", "0")]), None);
     }
 
     #[test]

@@ -165,6 +165,9 @@ pub enum Event {
         process: ProcessId,
         /// Requests at once; 0 = unlimited.
         concurrency: u32,
+        /// Whether the app's code was loaded for it. If it was forked from what was loaded before, the time it took
+        /// says nothing of how long new code takes.
+        has_loaded: bool,
     },
     /// A process could not start; nothing of it is left.
     SpawnFailed {

@@ -123,8 +123,9 @@ impl Pool {
             Event::SpawnReady {
                 process,
                 concurrency,
+                has_loaded,
             } => {
-                self.ready(now, process, concurrency, &mut commands);
+                self.ready(now, process, (concurrency, has_loaded), &mut commands);
             }
             Event::SpawnFailed { process } => self.failed(now, process, &mut commands),
             Event::Exited { process } => self.exited(now, process, &mut commands),
@@ -184,7 +185,13 @@ impl Pool {
         }
     }
 
-    fn ready(&mut self, now: Millis, id: ProcessId, concurrency: u32, out: &mut Vec<Command>) {
+    fn ready(
+        &mut self,
+        now: Millis,
+        id: ProcessId,
+        (concurrency, has_loaded): (u32, bool),
+        out: &mut Vec<Command>,
+    ) {
         let Some(process) = self.processes.get_mut(&id) else {
             return;
         };
@@ -198,7 +205,9 @@ impl Pool {
         process.concurrency = concurrency;
         let group_id = process.group;
         if let Some(group) = self.groups.get_mut(&group_id) {
-            group.spawn_ms = spawn_ms;
+            if has_loaded {
+                group.spawn_ms = spawn_ms;
+            }
             group.is_demanded = false;
         }
         self.end_one_replaced(now, group_id, out);

@@ -70,6 +70,7 @@ fn ready(pool: &mut Pool, now: u64, process: ProcessId) -> Vec<Command> {
         Event::SpawnReady {
             process,
             concurrency: 1,
+            has_loaded: true,
         },
     )
 }

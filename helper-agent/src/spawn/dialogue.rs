@@ -40,6 +40,8 @@ pub enum Said {
     },
     /// It wants no more requests.
     Leave,
+    /// A preloader has loaded the app and waits to be asked to fork.
+    Preloaded,
 }
 
 /// Reads one line without its terminator.
@@ -61,6 +63,7 @@ pub fn parse(line: &str) -> Result<Said, String> {
         "ready" => ready(rest),
         "busy" => busy(rest),
         "leave" if rest.is_empty() => Some(Said::Leave),
+        "preloaded" if rest.is_empty() => Some(Said::Preloaded),
         _ => None,
     };
     said.ok_or_else(|| {
@@ -105,6 +108,12 @@ fn busy(rest: &str) -> Option<Said> {
 #[must_use]
 pub fn go() -> &'static str {
     "go\n"
+}
+
+/// To a preloader: "fork a process that takes over the descriptors that come with this".
+#[must_use]
+pub fn fork() -> &'static str {
+    "fork\n"
 }
 
 /// "Finish what you were sent, then exit."
@@ -240,6 +249,7 @@ mod tests {
             Ok(Said::Busy { token: 7, numbers })
         );
         assert_eq!(parse("leave"), Ok(Said::Leave));
+        assert_eq!(parse("preloaded"), Ok(Said::Preloaded));
     }
 
     #[test]
@@ -255,6 +265,7 @@ mod tests {
             "busy x",
             "busy 1 x",
             "leave now",
+            "preloaded twice",
             "error",
             "info k",
             "ready concurrency=1 protocol=x",

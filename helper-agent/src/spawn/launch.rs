@@ -76,6 +76,27 @@ pub fn launch(
     listener: OwnedFd,
     limits: Limits,
 ) -> io::Result<Launched> {
+    start(image, order, Some(listener), limits)
+}
+
+/// Starts a preloader, which nobody connects to.
+///
+/// # Errors
+/// Those of [`launch`].
+pub fn launch_preloader(
+    image: BorrowedFd<'_>,
+    order: &SpawnOrder,
+    limits: Limits,
+) -> io::Result<Launched> {
+    start(image, &order.for_preloader(), None, limits)
+}
+
+fn start(
+    image: BorrowedFd<'_>,
+    order: &SpawnOrder,
+    listener: Option<OwnedFd>,
+    limits: Limits,
+) -> io::Result<Launched> {
     let order = order.to_memfd()?;
     let null = fs::OpenOptions::new()
         .read(true)
@@ -83,6 +104,14 @@ pub fn launch(
         .open("/dev/null")?;
     let (output, print) = descriptor::pipe()?;
     let (control, their_control) = UnixStream::pair()?;
+    let mut descriptors = vec![
+        (null.as_fd(), 0),
+        (print.as_fd(), 1),
+        (print.as_fd(), 2),
+        (their_control.as_fd(), CONTROL_FD),
+        (order.as_fd(), ORDER_FD),
+    ];
+    descriptors.extend(listener.iter().map(|fd| (fd.as_fd(), LISTENER_FD)));
     let program = Program {
         image,
         arguments: vec![
@@ -91,14 +120,7 @@ pub fn launch(
             std::ffi::CString::new(ORDER_FD.to_string())?,
         ],
         environment: vec![],
-        descriptors: vec![
-            (null.as_fd(), 0),
-            (print.as_fd(), 1),
-            (print.as_fd(), 2),
-            (their_control.as_fd(), CONTROL_FD),
-            (listener.as_fd(), LISTENER_FD),
-            (order.as_fd(), ORDER_FD),
-        ],
+        descriptors,
         new_session: true,
         oom_score_adj: limits.oom_score_adj,
         nofile: limits.nofile,

@@ -15,11 +15,13 @@
 //! * `launch.rs` – the agent's side of the fork;
 //! * `shim.rs` – the child's side, between fork and the loader;
 //! * `dialogue.rs` – the lines of the control socket;
+//! * `fork.rs` – the same for a process that a preloader forks;
 //! * `report.rs` – a failure in words.
 
 pub mod accounts;
 pub mod dialogue;
 pub mod environment;
+pub mod fork;
 pub mod identity;
 pub mod launch;
 pub mod order;

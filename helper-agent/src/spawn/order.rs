@@ -37,9 +37,23 @@ pub struct SpawnOrder {
     pub arguments: Vec<PathBuf>,
     /// The whole environment.
     pub environment: Vec<(String, String)>,
+    /// Whether it becomes a preloader: without a listening socket, and killed by the kernel when the agent dies.
+    #[serde(default)]
+    pub preloads: bool,
 }
 
 impl SpawnOrder {
+    /// The same app, but loaded by a preloader.
+    #[must_use]
+    pub fn for_preloader(&self) -> Self {
+        let mut order = self.clone();
+        order.preloads = true;
+        order
+            .environment
+            .push(("PASSENGER_PRELOAD".to_owned(), "1".to_owned()));
+        order
+    }
+
     /// As a sealed memory file.
     ///
     /// # Errors

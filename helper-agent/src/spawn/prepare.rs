@@ -29,6 +29,8 @@ pub struct Prepared {
     pub timeout: Duration,
     /// Requests at once whatever the process says; 0 = unlimited.
     pub forced_concurrency: Option<u32>,
+    /// Whether a preloader is to load it.
+    pub preloads: bool,
     /// Name of the app's group.
     pub group_name: String,
     /// Facts for a failure report.
@@ -71,6 +73,7 @@ pub fn prepare(
         app_root: app.app_root.clone(),
         startup_file: app.startup_file.clone(),
         environment,
+        preloads: false,
     };
     let facts = vec![
         ("app root", app.app_root.display().to_string()),
@@ -83,6 +86,7 @@ pub fn prepare(
         uid: me.uid,
         timeout: app.options.start_timeout(),
         forced_concurrency: app.options.forced_concurrency(),
+        preloads: app.options.preloads(app.kind),
         group_name: app.group_name,
         facts,
     })

@@ -176,6 +176,7 @@ fn describe(step: &str) -> String {
         "directory" => "entering its directory",
         "exec" => "running its interpreter",
         "load" => "loading its code",
+        "fork" => "leaving its preloader",
         "listen" => "opening its request socket",
         _ => return format!("step {step}"),
     };

@@ -14,6 +14,8 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::Signal;
 use nix::sys::stat::{umask, Mode};
 use nix::unistd::{access, getgid, getuid, setgroups, setresgid, setresuid, AccessFlags, Gid, Uid};
 
@@ -89,11 +91,19 @@ fn carry_out(
             )
         })?;
     }
+    if order.preloads {
+        // After the change of user, which would undo it. Forked workers do not inherit it.
+        set_pdeathsig(Signal::SIGKILL)
+            .map_err(|e| ("user", format!("cannot tie it to the agent's life: {e}")))?;
+    }
     tell_who(control, &order);
     say(control, &dialogue::step("directory"));
     enter(&order).map_err(|text| ("directory", text))?;
     say(control, &dialogue::info("command", &order.command()));
     say(control, &dialogue::step("exec"));
+    if order.preloads {
+        return Err(("exec", execute(&order, &[control.as_fd()])));
+    }
     let listener = descriptor::take_inherited(LISTENER_FD).map_err(|e| {
         (
             "exec",
