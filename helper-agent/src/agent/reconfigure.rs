@@ -65,17 +65,32 @@ impl Agent {
         let Some(group) = self.groups.get_mut(id) else {
             return;
         };
-        let translated = configuration.translate(&group.definition);
+        let root = &group.definition.registration.document_root;
+        let is_gone =
+            group.configuration.has_document_root(root) && !configuration.has_document_root(root);
+        let translated = configuration
+            .translate(&group.definition)
+            .filter(|_| !is_gone);
         let options = translated.as_ref().map(|t| configuration.options(&t.chain));
         match (translated, options) {
             (Some(registration), Some(Ok(options))) => {
                 self.reconfigure(id, registration, Arc::clone(configuration), options, None);
             }
             _ => {
-                group.registration = None;
+                group.is_named = false;
                 let limits = group.limits();
-                log::debug!("app {} waits for somebody to use it again", group.name);
+                if is_gone {
+                    log::info!(
+                        "app {} is not configured any more and ends with its last request",
+                        group.name
+                    );
+                } else {
+                    log::debug!("app {} waits for somebody to use it again", group.name);
+                }
                 self.tell(Event::GroupChanged { group: id, limits });
+                if is_gone {
+                    self.tell(Event::GroupGone { group: id });
+                }
             }
         }
     }
@@ -98,6 +113,7 @@ impl Agent {
             group.definition = definition;
         }
         group.registration = Some(registration);
+        group.is_named = true;
         group.configuration = configuration;
         group.options = options;
         group.name = name.unwrap_or_else(|| group.name.clone());

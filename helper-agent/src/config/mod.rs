@@ -128,6 +128,14 @@ impl Configuration {
             }))
     }
 
+    /// Whether any server has that document root.
+    #[must_use]
+    pub fn has_document_root(&self, document_root: &str) -> bool {
+        let wanted = document_root.trim_end_matches('/');
+        let mut roots = self.servers.iter().map(|server| &server.document_root);
+        roots.any(|root| root.trim_end_matches('/') == wanted)
+    }
+
     /// Variables that `SetEnv` gives to the processes of an app: those of the main server, then those on
     /// which all servers with its document root agree.
     #[must_use]

@@ -147,6 +147,12 @@ pub enum Event {
         /// The group.
         group: GroupId,
     },
+    /// The configuration in force certainly does not name this group any more: what is left of it ends as
+    /// soon as the workers of before do not use it.
+    GroupGone {
+        /// The group.
+        group: GroupId,
+    },
     /// Replace this process: it had its share of requests or memory. It serves until another is ready.
     Retire {
         /// The process.

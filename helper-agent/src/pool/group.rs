@@ -29,6 +29,8 @@ pub(super) struct Group {
     pub(super) spawn_ms: u64,
     /// Since when no configuration names it.
     pub(super) unconfirmed_since: Option<Millis>,
+    /// It is certain that none does, until one says otherwise.
+    pub(super) is_gone: bool,
     /// Counts restarts; processes of an older edition are replaced.
     pub(super) edition: u64,
     /// The newest edition did not start, and old processes are kept until the next restart.
@@ -47,6 +49,7 @@ impl Group {
             failed_at: None,
             spawn_ms: 0,
             unconfirmed_since: (!limits.confirmed).then_some(now),
+            is_gone: false,
             // Not the lowest, so that what a former agent left can be older.
             edition: 1,
             keeps_old: false,
@@ -56,6 +59,7 @@ impl Group {
 
     pub(super) fn set_limits(&mut self, limits: GroupLimits, now: Millis) {
         self.limits = limits;
+        self.is_gone &= !limits.confirmed;
         self.unconfirmed_since = match (limits.confirmed, self.unconfirmed_since) {
             (true, _) => None,
             (false, known) => known.or(Some(now)),

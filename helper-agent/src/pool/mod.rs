@@ -107,6 +107,11 @@ impl Pool {
                     group.set_limits(limits, now);
                 }
             }
+            Event::GroupGone { group } => {
+                if let Some(group) = self.groups.get_mut(&group) {
+                    group.is_gone = true;
+                }
+            }
             Event::Adopted { .. } => self.adopt(now, &event),
             Event::Restart { group } => self.restart(now, group, &mut commands),
             Event::Retire { process } => {

@@ -21,6 +21,9 @@ const DRAIN_PROMISE_MS: u64 = 5_000;
 const RESIDENCE_MS: u64 = 1_000;
 /// An unconfirmed group is kept at least so long: its users may only be slow to come back.
 const UNCONFIRMED_MS: u64 = 300_000;
+/// A process of a group that is certainly gone is kept so long after its last request: workers of the
+/// configuration before may have another.
+const GONE_MS: u64 = 5_000;
 /// How often the tables are worth a look while a process drains …
 const DRAIN_LOOK_MS: u64 = 25;
 /// … and while it has nothing but streams left.
@@ -327,15 +330,9 @@ impl Pool {
             let Some(group) = self.groups.get(&group_id) else {
                 continue;
             };
-            let floor = if group.limits.confirmed {
-                0
-            } else {
-                UNCONFIRMED_MS
-            };
             let is_stale = self
-                .limits
-                .idle_ms
-                .is_some_and(|idle| now.since(last_used) >= idle.max(floor));
+                .idle_patience(group)
+                .is_some_and(|patience| now.since(last_used) >= patience);
             let is_spare = count.live > group.min_instances();
             if surplus > 0 || (is_stale && is_spare) {
                 surplus = surplus.saturating_sub(1);
@@ -345,15 +342,25 @@ impl Pool {
         }
     }
 
+    /// How long an unused process of a group stays, in milliseconds; `None`: for ever.
+    fn idle_patience(&self, group: &group::Group) -> Option<u64> {
+        match (group.limits.confirmed, group.is_gone) {
+            (true, _) => self.limits.idle_ms,
+            (false, true) => Some(GONE_MS),
+            (false, false) => Some(self.limits.idle_ms.unwrap_or(0).max(UNCONFIRMED_MS)),
+        }
+    }
+
     fn forget(&mut self, now: Millis, out: &mut Vec<Command>) {
-        let patience = self.limits.idle_ms.unwrap_or(0).max(UNCONFIRMED_MS);
         let gone: Vec<GroupId> = self
             .groups
             .iter()
             .filter(|(_, g)| !g.has_demand())
             .filter(|(_, g)| {
+                let patience = self.idle_patience(g);
                 g.unconfirmed_since
-                    .is_some_and(|t| now.since(t) >= patience)
+                    .zip(patience)
+                    .is_some_and(|(since, patience)| now.since(since) >= patience)
             })
             .filter(|(id, _)| self.processes.values().all(|p| p.group != **id))
             .map(|(id, _)| *id)

@@ -418,6 +418,29 @@ fn stop_asks_then_kills_then_finishes_once() {
 }
 
 #[test]
+fn a_group_that_is_gone_ends_soon_after_its_last_request_whatever_the_idle_time() {
+    let mut pool = Pool::new(PoolLimits {
+        max_processes: 6,
+        idle_ms: None,
+        stream_drain_ms: 10_000,
+    });
+    let first = one(&add(&mut pool, 0, GROUP, 1));
+    ready(&mut pool, 10, first);
+    let limits = GroupLimits {
+        confirmed: false,
+        ..limits(1)
+    };
+    let group = GROUP;
+    pool.handle(Millis(100), Event::GroupChanged { group, limits });
+    pool.handle(Millis(100), Event::GroupGone { group });
+    assert_eq!(pool.handle(Millis(4_000), Event::Tick), vec![]);
+    let drained = pool.handle(Millis(5_100), Event::Tick);
+    assert_eq!(drained, vec![Command::Drain { process: first }]);
+    let forgotten = pool.handle(Millis(5_200), Event::Exited { process: first });
+    assert_eq!(forgotten, vec![Command::Forget { group }]);
+}
+
+#[test]
 fn an_unconfirmed_group_serves_on_and_is_forgotten_when_nobody_came_back() {
     let mut pool = pool(6);
     let first = one(&add(&mut pool, 0, GROUP, 1));
