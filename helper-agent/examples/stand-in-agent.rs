@@ -203,14 +203,17 @@ impl Agent {
     }
 
     fn on_message(&mut self, message: ToAgent, fds: Vec<OwnedFd>) {
-        self.event(&format!("{message:?}"));
+        if message != ToAgent::Beat {
+            self.event(&format!("{message:?}"));
+        }
         match message {
             ToAgent::Start {
                 instance_dir,
                 parent_pid,
                 watchdog_generation,
+                ..
             } => {
-                let d = StartDescriptors::from_order(fds).expect("eleven descriptors");
+                let d = StartDescriptors::from_order(fds).expect("all descriptors");
                 let doorbell = d.doorbell.try_clone().expect("dup");
                 let view = AgentView::attach(d.routes.as_fd(), d.traffic.as_fd(), doorbell);
                 let view = view.expect("attach");
@@ -257,7 +260,7 @@ impl Agent {
                     self.say_ready(generation);
                 }
             }
-            ToAgent::ChildExited { .. } => {}
+            ToAgent::ChildExited { .. } | ToAgent::Beat => {}
             ToAgent::Stop { .. } => self.is_stopping = self.mode != "ignore-stop",
         }
     }
@@ -439,6 +442,7 @@ impl Agent {
                 .collect(),
             was_ready: self.was_ready,
             nofile: None,
+            oom_score_adj: None,
             stop_in_ms: None,
         })
     }

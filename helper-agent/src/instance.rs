@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime};
 use nix::fcntl::FlockArg;
 use serde::{Deserialize, Serialize};
 
+use crate::cgroup::Cgroup;
 use crate::sys::process;
 
 /// Longest path the kernel takes for a Unix socket, terminator included.
@@ -136,7 +137,7 @@ impl Instance {
     }
 }
 
-/// Removes what dead instances left in a registry, and returns what was removed. Live ones and
+/// Removes what dead instances left in a registry, processes in a control group included, and returns what was removed. Live ones and
 /// directories of other users are never touched.
 ///
 /// # Errors
@@ -148,6 +149,16 @@ pub fn remove_stale(registry: &Path) -> Result<Vec<PathBuf>, Error> {
         let path = entry.path();
         if !is_stale(&path) {
             continue;
+        }
+        if let Some(cgroup) = cgroup(&path) {
+            let killed = cgroup.kill();
+            if killed > 0 {
+                log::warn!(
+                    "killed {killed} processes that the dead instance {} had left",
+                    path.display()
+                );
+            }
+            cgroup.remove();
         }
         match fs::remove_dir_all(&path) {
             Ok(()) => removed.push(path),
@@ -227,6 +238,22 @@ pub fn write_properties(instance: &Path, properties: &Properties) -> Result<(), 
         cause: e.into(),
     })?;
     replace_file(instance, "properties.json", &text)
+}
+
+/// Notes the control group of the instance's apps.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn write_cgroup(instance: &Path, cgroup: &Cgroup) -> Result<(), Error> {
+    use std::os::unix::ffi::OsStrExt;
+    replace_file(instance, "cgroup", cgroup.path().as_os_str().as_bytes())
+}
+
+/// The control group of the instance's apps, if there is one.
+#[must_use]
+pub fn cgroup(instance: &Path) -> Option<Cgroup> {
+    let path = fs::read_to_string(instance.join("cgroup")).ok()?;
+    Cgroup::at(Path::new(&path))
 }
 
 /// Where the app process in that slot listens.

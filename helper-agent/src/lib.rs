@@ -18,17 +18,22 @@
 //! | [`watchdog`] | the watchdog: store of descriptors, restarts, the end of everything |
 //! | [`store`] | what the two say to each other |
 //! | [`instance`], [`output`], [`log`] | the instance directory, reading what apps print, the log |
+//! | [`cgroup`] | the control group of the apps, where there may be one |
 //! | [`sys`] | what the standard library lacks of Linux: the only `unsafe` |
 #![deny(unsafe_code)]
 
 pub mod agent;
 pub mod apps;
+pub mod cgroup;
 pub mod config;
+mod helpers;
 pub mod instance;
 pub mod log;
+mod log_output;
 pub mod output;
 pub mod pool;
 pub mod spawn;
+mod starvation;
 pub mod store;
 #[allow(unsafe_code)]
 pub mod sys;

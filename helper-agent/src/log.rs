@@ -1,6 +1,9 @@
 //! Where agent and watchdog write their log: one descriptor that can be replaced (httpd hands over a new
 //! one at every graceful), one `write` per record so that lines of several processes do not mix.
 //!
+//! Nobody waits for a log: what a full pipe or a full disk does not take is lost, and how much that was
+//! stands in the log as soon as there is room again (`log_output`).
+//!
 //! | `PassengerLogLevel` | word in the log | in the code |
 //! |---|---|---|
 //! | 0, 1 | `error` | `log::error!`: something the administrator must see to |
@@ -10,22 +13,22 @@
 //! | 5–7 | `debug` | `log::trace!`: everything |
 
 use std::fmt::Write as _;
-use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
+use crate::log_output::LogOutput;
 use crate::sys::clock::LocalTime;
 
 /// The one sink of this process. `None` until a descriptor was given: standard error.
 static SINK: Sink = Sink {
-    file: Mutex::new(None),
+    output: Mutex::new(None),
 };
 
 struct Sink {
-    file: Mutex<Option<File>>,
+    output: Mutex<Option<LogOutput>>,
 }
 
 /// Makes this the sink of the `log` facade, at level `notice`. Until [`replace`] is called it writes to
@@ -38,9 +41,9 @@ pub fn install() {
 
 /// Writes to that descriptor from now on.
 pub fn replace(descriptor: OwnedFd) {
-    if let Ok(mut file) = SINK.file.lock() {
-        *file = Some(File::from(descriptor));
-    }
+    let mut output = SINK.lock();
+    let before = output.take();
+    *output = Some(LogOutput::new(descriptor, before));
 }
 
 /// A copy of the descriptor that is written to.
@@ -48,12 +51,17 @@ pub fn replace(descriptor: OwnedFd) {
 /// # Errors
 /// Too many open files.
 pub fn descriptor() -> io::Result<OwnedFd> {
-    match SINK.file.lock() {
-        Ok(file) => match file.as_ref() {
-            Some(file) => file.as_fd().try_clone_to_owned(),
-            None => io::stderr().as_fd().try_clone_to_owned(),
-        },
-        Err(_) => io::stderr().as_fd().try_clone_to_owned(),
+    match SINK.lock().as_ref() {
+        Some(output) => output.as_fd().try_clone_to_owned(),
+        None => io::stderr().as_fd().try_clone_to_owned(),
+    }
+}
+
+/// Says what was lost if there is room for that now. To be called now and then.
+pub fn catch_up() {
+    if let Some(output) = SINK.lock().as_mut() {
+        // If there is no room yet: the next call.
+        let _ = output.catch_up();
     }
 }
 
@@ -77,14 +85,16 @@ pub fn app_output(line: &str) -> io::Result<()> {
 }
 
 impl Sink {
+    fn lock(&self) -> MutexGuard<'_, Option<LogOutput>> {
+        // There is no state that a panic could leave half changed.
+        self.output.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn write(&self, level: Level, text: &str) -> io::Result<()> {
         let bytes = format(level, text);
-        let Ok(file) = self.file.lock() else {
-            return io::stderr().write_all(bytes.as_bytes());
-        };
-        match file.as_ref() {
-            Some(mut file) => file.write_all(bytes.as_bytes()),
-            None => io::stderr().write_all(bytes.as_bytes()),
+        match self.lock().as_mut() {
+            Some(output) => output.write(bytes.as_bytes()),
+            None => io::Write::write_all(&mut io::stderr(), bytes.as_bytes()),
         }
     }
 }
@@ -106,7 +116,7 @@ impl Log for Sink {
 
 /// The record as it stands in the file. Every line of a longer text gets the prefix, so that no part of
 /// it can pass for a record of somebody else.
-fn format(level: Level, text: &str) -> String {
+pub(crate) fn format(level: Level, text: &str) -> String {
     let now = LocalTime::now();
     let word = match level {
         Level::Error => "error",

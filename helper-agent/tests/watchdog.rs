@@ -4,10 +4,11 @@
 mod watchdog_harness;
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, File};
 use std::os::fd::{AsFd, OwnedFd};
 
 use helper_agent::instance;
+use helper_agent::sys::descriptor;
 use helper_agent::sys::process::{self, ExitStatus};
 use passenger_shm::channel::Channel;
 use passenger_shm::messages::{FromParent, ToParent};
@@ -431,6 +432,11 @@ fn what_a_dead_instance_left_is_removed_and_a_live_one_is_not() {
     dead.watchdog_status();
     kill(agent.pid, libc::SIGKILL);
     dead.wait_for_end();
+    assert!(
+        instance::is_held(&left).unwrap(),
+        "httpd's parent lives and could go on with it"
+    );
+    dead.reserve.clear();
     wait_for("the free lock", || {
         (!instance::is_held(&left).unwrap()).then_some(())
     });
@@ -487,4 +493,159 @@ fn the_real_agent_keeps_to_the_protocol() {
         (!is_running(second)).then_some(())
     });
     let _ = process::reap(second);
+}
+
+#[test]
+fn a_hung_watchdog_is_killed_by_the_agent_that_takes_its_place() {
+    process::become_subreaper().unwrap();
+    let mut instance = Instance::launch(Stage::with_real_agent("hung-watchdog"));
+    instance.take_ready();
+    let agent = instance.pid_in("agent.pid");
+    instance
+        .stage
+        .wait_for_log(&format!("helper agent {agent} is ready"));
+    instance.watchdog.pidfd.signal(libc::SIGSTOP).unwrap();
+    instance
+        .stage
+        .wait_for_log("has said nothing for 3 s; killing it");
+    assert_eq!(
+        instance.watchdog_status(),
+        ExitStatus::Killed {
+            signal: libc::SIGKILL
+        }
+    );
+    instance
+        .stage
+        .wait_for_log(&format!("process {agent} is the watchdog now"));
+    instance.configure(2);
+    assert_eq!(instance.answer().0, ToParent::Configured { generation: 2 });
+    instance.stop(5000);
+    wait_for("the end of the second watchdog", || {
+        (!is_running(agent)).then_some(())
+    });
+    let _ = process::reap(agent);
+}
+
+/// A log that is a pipe to a program which has stopped reading.
+#[test]
+fn a_blocked_log_stops_neither_watchdog_nor_apps() {
+    let (mut instance, mut agent) = Instance::start("blocked-log");
+    let (read, write) = descriptor::pipe().unwrap();
+    let document = instance.stage.config(2);
+    let fds = [document.as_fd(), write.as_fd()];
+    let configure = FromParent::Configure { generation: 2 };
+    instance.channel.send(&configure, &fds).unwrap();
+    assert_eq!(instance.answer().0, ToParent::Configured { generation: 2 });
+    drop(write);
+    let done = instance.stage.path("printed");
+    let line = "x".repeat(100);
+    let script = format!(
+        "n=0; while [ $n -lt 20000 ]; do echo {line}; n=$((n+1)); done; touch {}; exec sleep 1006",
+        done.display()
+    );
+    let app = agent.spawn(&script);
+    // From here on the watchdog reads what the app prints: some of it, then an agent, then it again.
+    kill(agent.pid, libc::SIGKILL);
+    let mut agent = instance.stage.next_agent();
+    agent.wait_for_event("ready");
+    wait_for("the app to have printed two megabytes", || {
+        done.exists().then_some(())
+    });
+    let (worker, told) = instance.worker();
+    assert!(told.starts_with("welcome "), "{told}");
+    worker.pidfd.signal(libc::SIGKILL).unwrap();
+    worker.pidfd.reap_blocking().unwrap();
+    assert!(is_running(app));
+    // Now somebody reads again, and is told.
+    let (send, lines) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let reader = std::io::BufRead::lines(std::io::BufReader::new(File::from(read)));
+        for line in reader.map_while(Result::ok) {
+            if send.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    wait_for("a line that says what was lost", || {
+        let line = lines.try_recv().ok()?;
+        line.contains("log lines are lost: its reader did not keep up")
+            .then_some(())
+    });
+    instance.stop(5000);
+}
+
+/// Both at once, so that neither can take the other's place; httpd's parent starts another watchdog.
+#[test]
+fn another_watchdog_goes_on_with_the_reserve_of_a_dead_pair() {
+    process::become_subreaper().unwrap();
+    let (mut instance, mut agent) = Instance::start("reserve");
+    let app = agent.spawn("while :; do echo tick; sleep 0.05; done");
+    let gone = agent.spawn("exit 0");
+    let (worker, told) = instance.worker();
+    agent.wait_for_event(&format!("pid: {}", worker.pid));
+    instance.configure(2);
+    assert_eq!(instance.answer().0, ToParent::Configured { generation: 2 });
+    for round in 0..2 {
+        kill(agent.pid, libc::SIGSTOP);
+        instance.watchdog.pidfd.signal(libc::SIGKILL).unwrap();
+        instance.watchdog_status();
+        kill(agent.pid, libc::SIGKILL);
+        instance.wait_for_end();
+        let _ = process::reap(agent.pid);
+        let _ = process::reap(gone);
+        assert!(is_running(app), "the app must not notice");
+        assert!(
+            instance::is_held(&instance.directory).unwrap(),
+            "nobody may take it for a stale one"
+        );
+
+        let (ours, theirs) = Channel::pair().unwrap();
+        let log = OwnedFd::from(instance.stage.log_file());
+        instance.watchdog = instance.stage.start_program(&[], &theirs, &log);
+        drop(theirs);
+        instance.channel = ours;
+        let fds = [instance.reserve[0].as_fd(), instance.reserve[1].as_fd()];
+        instance
+            .channel
+            .send(&FromParent::Rebuild {}, &fds)
+            .unwrap();
+        let directory = instance.directory.clone();
+        instance.take_ready();
+        assert_eq!(instance.directory, directory);
+        agent = instance.stage.next_agent();
+        assert!(agent
+            .wait_for_event("Start")
+            .contains(&format!("watchdog_generation: {}", round + 2)));
+        agent.wait_for_event("Config { generation: 2 }");
+        let known = agent.wait_for_event("Worker {");
+        let identity: Vec<&str> = told.split(' ').collect();
+        assert!(
+            known.contains(&format!("slot: {},", identity[1])),
+            "{known}"
+        );
+        assert!(
+            known.contains(&format!("generation: {},", identity[2])),
+            "{known}"
+        );
+        agent.wait_for_event(&format!("pid: {app}"));
+        agent.wait_for_event("ready");
+        let mark = instance.stage.log().len();
+        wait_for("output of the app", || {
+            instance.stage.log()[mark..]
+                .contains("output: tick")
+                .then_some(())
+        });
+    }
+    // It does all that a watchdog does.
+    worker.pidfd.signal(libc::SIGKILL).unwrap();
+    worker.pidfd.reap_blocking().unwrap();
+    agent.wait_for_event("WorkerGone");
+    agent.command("mode ignore-stop");
+    instance.stop(300);
+    for pid in [app, agent.pid] {
+        wait_for("the end of a process", || {
+            let _ = process::reap(pid);
+            (!is_running(pid)).then_some(())
+        });
+    }
 }

@@ -29,6 +29,8 @@ pub(crate) const STOP: &str = "PSGR0111";
 pub(crate) const ATTACH: &str = "PSGR0112";
 /// A worker saw its parent die and leaves.
 pub(crate) const ORPHANED: &str = "PSGR0113";
+/// Another watchdog goes on with what a dead watchdog and agent had.
+pub(crate) const REBUILT: &str = "PSGR0114";
 /// After an upgrade the new build does not start; the old one goes on.
 pub(crate) const BROKEN_BUILD: &str = "PSGR0116";
 

@@ -17,7 +17,7 @@ use passenger_shm::messages::{FromWorker, Hello, Registration, SpawnFailure, ToW
 use passenger_shm::{Client, ClientId, GroupKey, GroupRef, ModuleView};
 
 use crate::ffi::published::Published;
-use crate::ffi::{retained, server};
+use crate::ffi::{forked, retained, server};
 use crate::upstream::connection::ConnectionCache;
 use crate::{codes, parent_watch};
 
@@ -58,6 +58,8 @@ pub(crate) enum WorkerError {
     NoInstance,
     /// It could not be attached; the reason.
     Attach(String),
+    /// This process is a copy that another module has forked from a worker.
+    Copy,
 }
 
 impl fmt::Display for WorkerError {
@@ -66,6 +68,9 @@ impl fmt::Display for WorkerError {
             WorkerError::NoInstance => f.write_str(
                 "this worker knows no instance of mod_passenger: httpd's error log says why it \
                  could not be started",
+            ),
+            WorkerError::Copy => f.write_str(
+                "this process was forked from a worker by something else in httpd and cannot serve apps",
             ),
             WorkerError::Attach(reason) => {
                 write!(
@@ -127,6 +132,10 @@ pub(crate) fn child_init() {
 /// # Errors
 /// See [`WorkerError`]; a later request tries again.
 pub(crate) fn get() -> Result<&'static Worker, WorkerError> {
+    // Before any lock: a thread that does not exist in the copy may hold it.
+    if forked::is_copy() {
+        return Err(WorkerError::Copy);
+    }
     if let Some(worker) = current() {
         return Ok(worker);
     }
@@ -173,6 +182,7 @@ fn join(inheritance: &Inheritance) -> Result<Worker, String> {
     let (routes, traffic) = (inheritance.routes.as_fd(), inheritance.traffic.as_fd());
     let view = ModuleView::attach(routes, traffic, doorbell).map_err(|e| e.to_string())?;
     let (channel, id) = introduce(&inheritance.hello)?;
+    forked::mark().map_err(|e| format!("cannot guard its identity against copies: {e}"))?;
     log::debug!("worker attached to {}", inheritance.instance_dir.display());
     Ok(Worker {
         client: view.client(id),

@@ -20,6 +20,9 @@ pub enum FromParent {
         /// httpd's configuration generation (`AP_SQ_CONFIG_GEN`).
         generation: u64,
     },
+    /// The first message to a watchdog that takes over what another one left, because nobody else
+    /// lives who could. Descriptors: both ends of the reserve, as they came with [`ToParent::Ready`].
+    Rebuild {},
     /// httpd is stopping: end everything, then close this channel.
     Stop {
         /// How long apps may finish what they are doing, in milliseconds.
@@ -31,7 +34,8 @@ pub enum FromParent {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToParent {
     /// The agent answers and workers may come. Descriptors: `routes` read-only, `traffic`
-    /// read-write, doorbell, and the workers' end of the hello channel.
+    /// read-write, doorbell, the workers' end of the hello channel; for [`FromParent::Rebuild`] the
+    /// writing and the reading end of the reserve and the image of the watchdog.
     Ready {
         /// Absolute path of the instance directory.
         instance_dir: String,

@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 use std::fs;
 
 /// A server with two warm processes of an app.
-fn two_warm_processes(language: Language) -> Server {
+pub(crate) fn two_warm_processes(language: Language) -> Server {
     let site = Site::probe(language).with("PassengerMinInstances 2");
     // A full pool: under load no third one is started.
     let server = Setup::of(site).with("PassengerMaxPoolSize 2").start();
@@ -17,7 +17,7 @@ fn two_warm_processes(language: Language) -> Server {
 }
 
 /// Runs `disaster` while 25 clients send requests; none of them may notice.
-fn nobody_notices(server: &Server, site: &str, disaster: impl FnOnce()) {
+pub(crate) fn nobody_notices(server: &Server, site: &str, disaster: impl FnOnce()) {
     let load = Load::start(server.port(), site, "/pid", 25);
     until("the load to be under way", PATIENCE, || {
         load.answered() > 500
@@ -208,7 +208,7 @@ fn an_app_gets_no_request_while_it_computes_for_a_worker_that_was_killed() {
 }
 
 /// The httpd worker at the other end of a client's connection.
-fn worker_of(server: &Server, client: &harness::Client) -> processes::ProcessId {
+pub(crate) fn worker_of(server: &Server, client: &harness::Client) -> processes::ProcessId {
     let inode = until_some("httpd's end of the connection", PATIENCE, || {
         processes::peer_socket(server.port(), client.local_port())
     });

@@ -16,6 +16,8 @@
 //! * `python_sockets`: WebSockets of ASGI and WSGI; `browser`: what Chromium makes of those of all languages.
 //! * `users`: who the apps run as.
 //! * `crash`: kill -9 of each kind of process, idle, under load and in the middle of a request.
+//! * `hung`: watchdog and agent that hang, die of other signals, or both at once.
+//! * `stopped`: suspended apps and workers.
 //! * `pool`: restarts by file, full queues, retiring processes.
 //! * `reload`: other configurations by graceful and restart.
 //! * `preloading`: processes that are forked from one that has loaded the app.
@@ -42,6 +44,7 @@ mod frameworks;
 mod headers;
 mod hijack;
 mod hosting;
+mod hung;
 mod hygiene;
 mod identities;
 mod languages;
@@ -61,6 +64,7 @@ mod slow;
 mod sockets;
 mod sticky;
 mod stop;
+mod stopped;
 mod tls;
 mod upgrade;
 mod users;

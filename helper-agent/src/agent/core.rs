@@ -22,7 +22,10 @@ use super::start::{ConfigFiles, Inventory};
 use super::store_link::StoreLink;
 use super::tasks::{Happening, Happenings};
 use super::workers::Worker;
+use crate::cgroup::Cgroup;
 use crate::config::Configuration;
+use crate::helpers::Helpers;
+use crate::instance;
 use crate::log as sink;
 use crate::pool::{Command, Event, Millis, Pool, PoolLimits};
 use crate::spawn::launch::Limits;
@@ -53,9 +56,15 @@ pub(super) struct Agent {
     pub(super) instance_dir: PathBuf,
     pub(super) parent_pid: i32,
     pub(super) watchdog_generation: u32,
+    /// As httpd has it.
+    pub(super) oom_score_adj: Option<i32>,
     pub(super) loaders: PathBuf,
     pub(super) limits: Limits,
+    /// Where apps are put, so that none can escape.
+    pub(super) cgroup: Option<Cgroup>,
     pub(super) happenings: Happenings,
+    /// For what may block.
+    pub(super) helpers: Helpers,
     /// When everything is to be over, once that was said.
     pub(super) stop_at: Option<Instant>,
     pub(super) next_token: u64,
@@ -93,12 +102,15 @@ impl Agent {
             files: inventory.files,
             store: StoreLink::new(channel, happenings.clone())?,
             descriptors: inventory.descriptors,
+            cgroup: instance::cgroup(&inventory.instance_dir),
             instance_dir: inventory.instance_dir,
             parent_pid: inventory.parent_pid,
             watchdog_generation: inventory.watchdog_generation,
+            oom_score_adj: inventory.oom_score_adj,
             loaders,
             limits,
             happenings,
+            helpers: Helpers::default(),
             stop_at: None,
             next_token: 1,
             retiring: RetiringLook::default(),
@@ -135,6 +147,7 @@ impl Agent {
         self.reap_strangers();
         while !(self.is_finished && self.preloaders.are_gone()) {
             self.view.beat();
+            self.store.watch_the_watchdog();
             self.turn(&doorbell, &mut children).await?;
             self.settle();
         }
@@ -236,6 +249,7 @@ impl Agent {
 
     fn on_store(&mut self, message: &ToAgent, fds: Vec<OwnedFd>) {
         match *message {
+            ToAgent::Beat => self.store.heard(),
             ToAgent::Config { generation } => self.on_config(generation, fds),
             ToAgent::Worker {
                 slot,
@@ -334,6 +348,7 @@ impl Agent {
         self.look_at_restart_files();
         let observation = self.observe();
         self.last_look = Instant::now();
+        sink::catch_up();
         self.tell(Event::Looked(observation));
         let size = self.pool.size();
         self.settle();

@@ -23,7 +23,7 @@
 //! | `restarts` | restart files; what workers are told of a restart |
 //! | `retiring` | processes that had their share of requests, memory or time |
 //! | `workers` | connections of httpd's children |
-//! | `store_link` | what the watchdog is told; becoming the watchdog |
+//! | `store_link`, `vigil` | what the watchdog is told, whether it lives; becoming the watchdog |
 
 mod adopt;
 mod core;
@@ -42,6 +42,7 @@ mod spawning;
 mod start;
 mod store_link;
 mod tasks;
+mod vigil;
 mod workers;
 
 pub use start::main;

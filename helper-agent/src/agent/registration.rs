@@ -128,12 +128,19 @@ impl Agent {
         let ticket = self.waiting.next;
         let out = self.happenings.clone();
         let (config, wanted) = (Arc::clone(&configuration), registration.clone());
+        let (found, look) = oneshot::channel();
+        let begun = self.helpers.run(move || {
+            // Nobody waits any more: it took too long.
+            let _ = found.send(Application::find(&config, &wanted));
+        });
         tokio::spawn(async move {
-            let look = tokio::task::spawn_blocking(move || Application::find(&config, &wanted));
-            let result = match tokio::time::timeout(PATIENCE, look).await {
-                Ok(Ok(found)) => found.map(Box::new),
-                Ok(Err(e)) => Err(format!("[BUG] looking for the app failed: {e}")),
-                Err(_) => Err(format!(
+            let result = match (begun, tokio::time::timeout(PATIENCE, look).await) {
+                (Err(e), _) => Err(format!(
+                    "the agent cannot start a thread to find the app: {e}"
+                )),
+                (Ok(()), Ok(Ok(found))) => found.map(Box::new),
+                (Ok(()), Ok(Err(_))) => Err("[BUG] looking for the app failed".to_owned()),
+                (Ok(()), Err(_)) => Err(format!(
                     "the file system of the app did not answer within {} seconds",
                     PATIENCE.as_secs()
                 )),

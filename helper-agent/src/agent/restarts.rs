@@ -107,10 +107,15 @@ impl Agent {
         look.is_under_way = true;
         let configuration = Arc::clone(&group.configuration);
         let out = self.happenings.clone();
-        tokio::task::spawn_blocking(move || {
+        let begun = self.helpers.run(move || {
             let files = see(&configuration, &registration);
             let _ = out.blocking_send(Happening::SawRestartFiles { group: id, files });
         });
+        if let Err(e) = begun {
+            // The next look may find a thread.
+            look.is_under_way = false;
+            log::debug!("cannot look at restart files: {e}");
+        }
     }
 
     pub(super) fn on_restart_files(&mut self, id: GroupId, files: Option<RestartFiles>) {

@@ -152,11 +152,15 @@ impl Agent {
         self.retiring.measured = Some(Instant::now());
         self.retiring.is_measuring = true;
         let out = self.happenings.clone();
-        tokio::task::spawn_blocking(move || {
+        let begun = self.helpers.run(move || {
             let measure = |(id, pid)| Some((id, private_megabytes(pid)?));
             let sizes = limited.into_iter().filter_map(measure).collect();
             let _ = out.blocking_send(Happening::Measured { sizes });
         });
+        if let Err(e) = begun {
+            self.retiring.is_measuring = false;
+            log::debug!("cannot measure the memory of apps: {e}");
+        }
     }
 
     pub(super) fn on_measured(&mut self, sizes: &[(ProcessId, u64)]) {

@@ -116,7 +116,7 @@ impl Agent {
             group.preparing_since = Some(Instant::now());
         }
         let (out, loaders) = (self.happenings.clone(), self.loaders.clone());
-        tokio::task::spawn_blocking(move || {
+        let begun = self.helpers.run(move || {
             let result = prepare::prepare(&configuration, &registration, &loaders).map(Box::new);
             let happening = Happening::Prepared {
                 group: group_id,
@@ -125,6 +125,13 @@ impl Agent {
             };
             let _ = out.blocking_send(happening);
         });
+        if let Err(e) = begun {
+            if let Some(group) = self.groups.get_mut(group_id) {
+                group.preparing_since = None;
+            }
+            let text = format!("the agent cannot start a thread to prepare it: {e}");
+            self.fail_start(id, Cause::NotBegun(text));
+        }
     }
 
     pub(super) fn on_prepared(
@@ -201,6 +208,12 @@ impl Agent {
             launched.pid,
             prepared.order.command()
         );
+        if let Some(Err(e)) = self.cgroup.as_ref().map(|cgroup| cgroup.add(launched.pid)) {
+            log::warn!(
+                "cannot put process {} into the control group: {e}",
+                launched.pid
+            );
+        }
         let body = self.watch_body(id, launched, &tail);
         let deposited = self.store.deposit(
             reference,

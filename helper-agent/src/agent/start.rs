@@ -20,8 +20,6 @@ use crate::sys::{descriptor, limits, memfd, process};
 const STORE_FD: i32 = 3;
 /// Longest configuration document, in bytes.
 pub(super) const CONFIG_BYTES: usize = 64 << 20;
-/// Threads for work that may block on somebody else's file system; each exists only while it is needed.
-const HELPER_THREADS: usize = 16;
 
 /// A configuration as it came: document and log.
 #[derive(Debug)]
@@ -55,6 +53,7 @@ pub(super) struct Inventory {
     pub(super) instance_dir: PathBuf,
     pub(super) parent_pid: i32,
     pub(super) watchdog_generation: u32,
+    pub(super) oom_score_adj: Option<i32>,
     pub(super) descriptors: StartDescriptors,
     pub(super) files: ConfigFiles,
     pub(super) configuration: Configuration,
@@ -94,13 +93,11 @@ fn run() -> io::Result<()> {
     .map_err(io::Error::other)?;
     let limits = Limits {
         nofile: Some(nofile),
-        oom_score_adj: None,
+        oom_score_adj: inventory.oom_score_adj.map(limits::app_score),
     };
     let loaders = loaders(&process::own_image_path()?);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .max_blocking_threads(HELPER_THREADS)
-        .thread_keep_alive(std::time::Duration::from_secs(5))
         .build()?;
     let finished = runtime.block_on(async {
         let mut agent = Agent::new(Arc::new(channel), view, inventory, loaders, limits)?;
@@ -143,9 +140,11 @@ fn read_store(channel: &Channel) -> io::Result<Inventory> {
                 instance_dir,
                 parent_pid,
                 watchdog_generation,
+                oom_score_adj,
             } => {
                 let descriptors = StartDescriptors::from_order(fds)?;
-                start = Some((instance_dir, parent_pid, watchdog_generation, descriptors));
+                let facts = (instance_dir, parent_pid, watchdog_generation);
+                start = Some((facts, oom_score_adj, descriptors));
             }
             ToAgent::Config { generation } => config = Some(take_config(channel, generation, fds)?),
             ToAgent::PastConfig { generation } => {
@@ -176,18 +175,23 @@ fn read_store(channel: &Channel) -> io::Result<Inventory> {
                 });
             }
             ToAgent::StoreEnd => break,
-            ToAgent::WorkerGone { .. } | ToAgent::ChildExited { .. } | ToAgent::Stop { .. } => {
+            ToAgent::WorkerGone { .. }
+            | ToAgent::ChildExited { .. }
+            | ToAgent::Beat
+            | ToAgent::Stop { .. } => {
                 later.push(message);
             }
         }
     }
     let missing = || io::Error::other("the store lacks Start or Config");
-    let (instance_dir, parent_pid, watchdog_generation, descriptors) = start.ok_or_else(missing)?;
+    let (facts, oom_score_adj, descriptors) = start.ok_or_else(missing)?;
+    let (instance_dir, parent_pid, watchdog_generation) = facts;
     let (files, configuration) = config.ok_or_else(missing)?;
     Ok(Inventory {
         instance_dir: instance_dir.into(),
         parent_pid,
         watchdog_generation,
+        oom_score_adj,
         descriptors,
         files,
         configuration,

@@ -10,7 +10,10 @@ use passenger_shm::{ClientId, ProcessRef};
 
 use super::core::{watch, Agent};
 use super::tasks::{self, Happenings};
+use super::vigil::Vigil;
+use crate::starvation::Starvation;
 use crate::store::ToWatchdog;
+use crate::sys::pidfd::Pidfd;
 use crate::watchdog::takeover::{self, HandOver, HeldProcess, HeldWorker};
 
 /// How long a watchdog may take to read before it counts as gone.
@@ -21,6 +24,30 @@ const PATIENCE: Duration = Duration::from_secs(2);
 pub(super) struct StoreLink {
     channel: Arc<Channel>,
     was_ready: bool,
+    watchdog: Option<WatchdogProcess>,
+    vigil: Vigil,
+}
+
+/// The watchdog, our parent.
+#[derive(Debug)]
+struct WatchdogProcess {
+    pid: i32,
+    pidfd: Pidfd,
+    starvation: Starvation,
+}
+
+impl WatchdogProcess {
+    /// `None` if it has died already, which the end of its channel tells.
+    fn find() -> Option<Self> {
+        let pid = nix::unistd::getppid().as_raw();
+        let pidfd = Pidfd::open(pid).ok()?;
+        // Asked after opening: if it still is our parent, the pidfd is its.
+        (nix::unistd::getppid().as_raw() == pid).then(|| Self {
+            pid,
+            pidfd,
+            starvation: Starvation::of(pid),
+        })
+    }
 }
 
 impl StoreLink {
@@ -30,7 +57,31 @@ impl StoreLink {
         Ok(Self {
             channel,
             was_ready: false,
+            watchdog: WatchdogProcess::find(),
+            vigil: Vigil::new(Instant::now()),
         })
+    }
+
+    /// The watchdog said that it lives.
+    pub(super) fn heard(&mut self) {
+        self.vigil.heard();
+    }
+
+    /// Kills a watchdog that hangs: the end of its channel then has us take its place.
+    pub(super) fn watch_the_watchdog(&mut self) {
+        let now = Instant::now();
+        let Some(watchdog) = self.watchdog.as_mut().filter(|_| self.vigil.is_due(now)) else {
+            return;
+        };
+        let was_starved = watchdog.starvation.was_starved();
+        let Some(seconds) = self.vigil.look(now, was_starved) else {
+            return;
+        };
+        let pid = watchdog.pid;
+        log::error!("the watchdog {pid} has said nothing for {seconds} s; killing it");
+        if let Err(e) = watchdog.pidfd.signal(libc::SIGKILL) {
+            log::error!("cannot kill the watchdog {pid}: {e}");
+        }
     }
 
     /// Sends, waiting briefly if the watchdog is behind: it does nothing that takes long.
@@ -135,6 +186,7 @@ impl Agent {
             processes: processes.collect(),
             was_ready: self.store.was_ready,
             nofile: self.limits.nofile,
+            oom_score_adj: self.oom_score_adj,
             stop_in_ms,
         })
     }

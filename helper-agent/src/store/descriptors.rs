@@ -28,11 +28,15 @@ pub struct StartDescriptors {
     pub parent_channel: OwnedFd,
     /// Pidfd of httpd's parent.
     pub parent_pidfd: OwnedFd,
+    /// Writing end of the reserve: a queue with a copy of all this and of the store.
+    pub reserve_write: OwnedFd,
+    /// Reading end of the reserve.
+    pub reserve_read: OwnedFd,
 }
 
 impl StartDescriptors {
     /// How many there are.
-    pub const COUNT: usize = 11;
+    pub const COUNT: usize = 13;
 
     /// All of them in the order they travel in.
     #[must_use]
@@ -49,6 +53,8 @@ impl StartDescriptors {
             self.agent_image.as_fd(),
             self.parent_channel.as_fd(),
             self.parent_pidfd.as_fd(),
+            self.reserve_write.as_fd(),
+            self.reserve_read.as_fd(),
         ]
     }
 
@@ -67,7 +73,7 @@ impl StartDescriptors {
                 ),
             )
         })?;
-        let [routes, routes_read_only, traffic, doorbell, hello, hello_workers, lock, watchdog_image, agent_image, parent_channel, parent_pidfd] =
+        let [routes, routes_read_only, traffic, doorbell, hello, hello_workers, lock, watchdog_image, agent_image, parent_channel, parent_pidfd, reserve_write, reserve_read] =
             fds;
         Ok(Self {
             routes,
@@ -81,6 +87,8 @@ impl StartDescriptors {
             agent_image,
             parent_channel,
             parent_pidfd,
+            reserve_write,
+            reserve_read,
         })
     }
 }

@@ -20,6 +20,8 @@ pub enum ToAgent {
         parent_pid: i32,
         /// 1 for the first watchdog of this instance, one more after each take-over.
         watchdog_generation: u32,
+        /// `oom_score_adj` of httpd, from which that of apps is made.
+        oom_score_adj: Option<i32>,
     },
     /// A configuration to take; answered by [`ToWatchdog::Ready`] or [`ToWatchdog::ConfigRefused`].
     /// Descriptors: sealed memfd of a JSON `Config`, the log.
@@ -68,6 +70,8 @@ pub enum ToAgent {
         /// How it ended.
         status: ExitStatus,
     },
+    /// The watchdog's loop runs; said once a second.
+    Beat,
     /// End everything, say [`ToWatchdog::Stopped`], exit with status 0.
     Stop {
         /// How long apps may finish what they are doing, in milliseconds.

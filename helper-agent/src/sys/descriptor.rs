@@ -4,6 +4,7 @@ use std::ffi::{CString, OsStr};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use super::{check, check_size};
 
@@ -87,6 +88,29 @@ pub fn open_path_at(directory: BorrowedFd<'_>, name: &OsStr) -> io::Result<Owned
     let fd = check(unsafe { libc::openat(directory.as_raw_fd(), name.as_ptr(), flags) })?;
     // SAFETY: the kernel has just made this descriptor for us; nobody else knows its number.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// The value of an extended attribute, up to 256 bytes.
+///
+/// # Errors
+/// Those of `getxattr`: `ENODATA` when there is none of that name.
+pub fn extended_attribute(path: &Path, name: &str) -> io::Result<Vec<u8>> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let name = CString::new(name)?;
+    let mut value = vec![0u8; 256];
+    // SAFETY: both strings are terminated and outlive the call; pointer and length are of one live,
+    // writable buffer.
+    let length = unsafe {
+        libc::getxattr(
+            path.as_ptr(),
+            name.as_ptr(),
+            value.as_mut_ptr().cast(),
+            value.len(),
+        )
+    };
+    let length = usize::try_from(length).map_err(|_| io::Error::last_os_error())?;
+    value.truncate(length);
+    Ok(value)
 }
 
 /// A pipe, both ends close-on-exec and blocking: read end, write end.

@@ -33,6 +33,16 @@ pub fn raise_nofile() -> io::Result<NoFile> {
     Ok(before)
 }
 
+/// Raises both limits of open files by some.
+///
+/// # Errors
+/// Those of `getrlimit` and `setrlimit`: who is not root cannot raise the hard one.
+pub fn make_room(more: u64) -> io::Result<()> {
+    let NoFile { soft, hard } = nofile()?;
+    let soft = soft.saturating_add(more);
+    Ok(setrlimit(Resource::RLIMIT_NOFILE, soft, hard.max(soft))?)
+}
+
 /// How much the kernel's OOM killer is told to spare this process, -1000 (never) to 1000.
 ///
 /// # Errors
@@ -42,6 +52,19 @@ pub fn oom_score_adj() -> io::Result<i32> {
     text.trim()
         .parse()
         .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))
+}
+
+/// The score of a helper agent where httpd has `original`: it goes when only the watchdog is left.
+#[must_use]
+pub fn agent_score(original: i32) -> i32 {
+    original.min(-900)
+}
+
+/// The score of an app process where httpd has `original`: it goes before httpd does, as if it had a
+/// tenth of the machine's memory more than it has.
+#[must_use]
+pub fn app_score(original: i32) -> i32 {
+    (original + 100).clamp(-1000, 1000)
 }
 
 /// Sets it. Lowering needs `CAP_SYS_RESOURCE`.

@@ -18,11 +18,12 @@ use super::supervisor::Action;
 use super::table::{ProcessEntry, ProcessKey};
 use super::takeover::own_environment;
 use crate::instance;
+use crate::starvation::Starvation;
 use crate::store::ToWatchdog;
-use crate::sys::descriptor;
 use crate::sys::epoll::Trigger;
 use crate::sys::pidfd::Pidfd;
 use crate::sys::spawn::{self, Program};
+use crate::sys::{descriptor, limits};
 
 /// Messages that are read before others get their turn.
 const MESSAGES_PER_TURN: usize = 64;
@@ -32,9 +33,6 @@ const FIRST_ATTEMPTS: u32 = 3;
 
 /// Room for the store in a new agent's channel, in bytes: some hundred for each worker and process.
 const STORE_BYTES: usize = 4 << 20;
-
-/// Run-queue delay within a second that counts as "the machine did not let it run", in nanoseconds.
-const STARVED_NS: u64 = 300_000_000;
 
 /// A running agent.
 #[derive(Debug)]
@@ -51,22 +49,12 @@ pub(super) struct AgentProcess {
     pub(super) has_store: bool,
     /// It has said that it is done.
     said_stopped: bool,
-    run_delay_ns: u64,
+    starvation: Starvation,
 }
 
 impl AgentProcess {
     pub(super) fn push(&mut self, item: Item) {
         self.outbox.push_back(item);
-    }
-
-    /// Whether it was ready to run, but not run, for a good part of the time since the last call.
-    fn was_starved(&mut self) -> bool {
-        let delay = std::fs::read_to_string(format!("/proc/{}/schedstat", self.pid))
-            .ok()
-            .and_then(|text| text.split_ascii_whitespace().nth(1)?.parse().ok());
-        let before = self.run_delay_ns;
-        self.run_delay_ns = delay.unwrap_or(before);
-        self.run_delay_ns.saturating_sub(before) >= STARVED_NS
     }
 }
 
@@ -76,7 +64,10 @@ impl Watchdog {
         if self.supervisor.next_look().is_none_or(|look| look > now) {
             return;
         }
-        let starved = self.agent.as_mut().is_some_and(AgentProcess::was_starved);
+        let starved = self
+            .agent
+            .as_mut()
+            .is_some_and(|agent| agent.starvation.was_starved());
         match self.supervisor.tick(now, self.view.heartbeat(), starved) {
             Action::Nothing => {}
             Action::Start => self.start_agent(),
@@ -136,7 +127,8 @@ impl Watchdog {
                 (theirs.as_fd(), 3),
             ],
             new_session: true,
-            oom_score_adj: self.originals.oom_score_adj,
+            // The last to go but the watchdog; in vain without root.
+            oom_score_adj: self.originals.oom_score_adj.map(limits::agent_score),
             nofile: self.originals.nofile,
         })?;
         let death_token =
@@ -156,7 +148,7 @@ impl Watchdog {
             channel_ended: false,
             has_store,
             said_stopped: false,
-            run_delay_ns: 0,
+            starvation: Starvation::of(started.pid),
         });
         if has_store {
             self.unwatch_outputs();
@@ -227,6 +219,7 @@ impl Watchdog {
                     if let Some(token) = entry.token {
                         self.events.remove(entry.output.as_fd(), token);
                     }
+                    self.on_reserve_garbage();
                 }
             }
             ToWatchdog::Stopped => {
@@ -252,6 +245,7 @@ impl Watchdog {
             drain: self.drain_for(pid),
             exited: None,
         };
+        self.reserve.put_process(key, pid, entry.descriptors());
         self.table.processes.insert(key, entry);
     }
 
@@ -270,6 +264,8 @@ impl Watchdog {
             .is_some_and(|config| config.generation == generation)
         {
             if let Some(config) = self.table.pending.take() {
+                let fds = [config.document.as_fd(), config.log.as_fd()];
+                self.reserve.put_config(config.generation, fds);
                 let before = std::mem::replace(&mut self.table.config, config);
                 self.table.past.add(before.generation, before.document);
             }

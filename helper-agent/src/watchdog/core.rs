@@ -10,6 +10,7 @@ use passenger_shm::channel::Channel;
 use passenger_shm::{ClientId, WatchdogView};
 
 use super::agent::AgentProcess;
+use super::reserve::Reserve;
 use super::shutdown::Ending;
 use super::supervisor::Supervisor;
 use super::table::{ProcessKey, Table};
@@ -115,6 +116,9 @@ pub(super) struct Watchdog {
     /// Whether httpd's parent knows that the instance is up.
     pub(super) told_parent: bool,
     pub(super) next_round: Instant,
+    /// A copy of everything, for the case that nobody else has one.
+    pub(super) reserve: Reserve,
+    pub(super) reserve_renewals: u32,
     pub(super) events: Events,
 }
 
@@ -181,6 +185,8 @@ impl Watchdog {
         if now >= self.next_round {
             self.next_round = now + ROUND;
             self.drain_unfinished();
+            self.beat();
+            crate::log::catch_up();
         }
         if self.ending.is_none() {
             self.supervise(now);

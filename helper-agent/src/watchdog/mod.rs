@@ -21,12 +21,15 @@
 //! | `table` | what is kept for the agent's successor |
 //! | `shutdown`, `stop` | asking for the end; enforcing it |
 //! | `takeover` | how an agent becomes the watchdog |
+//! | `reserve`, `rebuild` | a copy of the store in case both die; how httpd's parent starts another then |
 
 mod agent;
 mod core;
 mod outbox;
 mod output;
 mod parent;
+mod rebuild;
+mod reserve;
 mod settings;
 mod shutdown;
 mod start;

@@ -35,6 +35,7 @@ impl Watchdog {
         items.extend(self.table.workers.clients().map(Item::Worker));
         items.extend(self.table.processes.keys().copied().map(Item::Process));
         items.push(Item::StoreEnd);
+        items.push(Item::Plain(ToAgent::Beat));
         let exited = self.table.processes.values().filter_map(|entry| {
             let status = entry.exited?;
             Some(Item::Plain(ToAgent::ChildExited {
@@ -56,6 +57,13 @@ impl Watchdog {
     pub(super) fn tell_agent(&mut self, item: Item) {
         if let Some(agent) = &mut self.agent {
             agent.push(item);
+        }
+    }
+
+    /// Says that this loop runs, unless the agent has not even read what was said before.
+    pub(super) fn beat(&mut self) {
+        if let Some(agent) = self.agent.as_mut().filter(|agent| agent.outbox.is_empty()) {
+            agent.push(Item::Plain(ToAgent::Beat));
         }
     }
 
@@ -122,6 +130,7 @@ impl Watchdog {
                     instance_dir: self.instance_dir.to_string_lossy().into_owned(),
                     parent_pid: self.parent_pid,
                     watchdog_generation: self.generation,
+                    oom_score_adj: self.originals.oom_score_adj,
                 },
                 self.descriptors.in_order().to_vec(),
             ),
@@ -172,11 +181,7 @@ impl Watchdog {
                         generation,
                         pid: entry.pid,
                     },
-                    vec![
-                        entry.pidfd.as_fd(),
-                        entry.output.as_fd(),
-                        entry.control.as_fd(),
-                    ],
+                    entry.descriptors().to_vec(),
                 )
             }
             Item::StoreEnd => (ToAgent::StoreEnd, Vec::new()),

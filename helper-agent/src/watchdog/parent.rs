@@ -52,6 +52,9 @@ impl Watchdog {
 
     fn on_parent_message(&mut self, message: &FromParent, fds: Vec<OwnedFd>) {
         match *message {
+            FromParent::Rebuild {} => {
+                log::error!("[BUG] httpd's parent wants to rebuild what lives");
+            }
             FromParent::Stop { deadline_ms } => self.begin_stop(deadline_ms, "httpd is stopping"),
             FromParent::Configure { generation } => {
                 if let Err(message) = self.on_configure(generation, fds) {
@@ -99,6 +102,9 @@ impl Watchdog {
                 d.traffic.as_fd(),
                 d.doorbell.as_fd(),
                 d.hello_workers.as_fd(),
+                d.reserve_write.as_fd(),
+                d.reserve_read.as_fd(),
+                d.watchdog_image.as_fd(),
             ],
         )
     }

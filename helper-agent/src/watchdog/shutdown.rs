@@ -146,7 +146,9 @@ impl Watchdog {
         if !is_done && now < ending.deadline + GRACE {
             return None;
         }
-        let killed = stop::end_descendants();
+        let killed = stop::end_descendants()
+            + stop::end_stored(self.table.processes.values().map(|entry| &entry.pidfd))
+            + stop::end_cgroup(&self.instance_dir);
         if killed > 0 {
             log::warn!("killed {killed} processes that were left");
         }

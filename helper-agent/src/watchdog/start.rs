@@ -14,10 +14,13 @@ use passenger_shm::messages::{FromParent, ToParent};
 use passenger_shm::{Capacities, ClientId, WatchdogView};
 
 use super::core::{Events, Originals, Watchdog};
+use super::rebuild;
+use super::reserve::Reserve;
 use super::settings::Head;
 use super::supervisor::Supervisor;
-use super::table::{ConfigEntry, ProcessEntry, Table, WorkerEntry, Workers};
+use super::table::{ConfigEntry, ProcessEntry, ProcessKey, Table, WorkerEntry, Workers};
 use super::takeover::{self, Inherited};
+use crate::cgroup::{Cgroup, Place};
 use crate::instance::{self, Instance, Properties};
 use crate::output::Scratch;
 use crate::store::{Past, StartDescriptors};
@@ -103,10 +106,17 @@ fn fresh() -> Result<Option<Watchdog>, String> {
     if nix::unistd::getppid().as_raw() != parent_pid {
         return Ok(None);
     }
-    let Some(config) = first_config(&channel, &parent, parent_pid)? else {
-        return Ok(None);
+    let basis = Basis {
+        channel: &channel,
+        parent_pid,
+        signals,
+        originals,
     };
-    let made = build(&channel, parent, parent_pid, config, signals, originals);
+    let made = match first_order(&channel, &parent, parent_pid)? {
+        Some(Order::Configure(config)) => build(basis, parent, config),
+        Some(Order::Rebuild(fds)) => rebuild::rebuild(basis, parent, fds),
+        None => return Ok(None),
+    };
     if let Err(message) = &made {
         // httpd's parent writes this where its administrator looks; if it is gone, our log has it.
         let _ = channel.send(
@@ -119,12 +129,26 @@ fn fresh() -> Result<Option<Watchdog>, String> {
     made.map(Some)
 }
 
-/// Waits for the first configuration.
-fn first_config(
+/// What a watchdog that httpd's parent has started begins with.
+pub(super) struct Basis<'a> {
+    pub(super) channel: &'a Channel,
+    pub(super) parent_pid: i32,
+    pub(super) signals: Signals,
+    pub(super) originals: Originals,
+}
+
+/// What the parent wants of it.
+enum Order {
+    Configure(ConfigEntry),
+    Rebuild(Vec<OwnedFd>),
+}
+
+/// Waits for the first message.
+fn first_order(
     channel: &Channel,
     parent: &Pidfd,
     parent_pid: i32,
-) -> Result<Option<ConfigEntry>, String> {
+) -> Result<Option<Order>, String> {
     loop {
         let readable = channel.wait_readable(Duration::from_secs(1));
         if !readable.map_err(|e| format!("cannot wait for httpd's configuration: {e}"))? {
@@ -146,22 +170,25 @@ fn first_config(
             .is_none_or(|p| p.pid == parent_pid || p.pid == 0);
         match received.message {
             FromParent::Configure { generation } if is_parent => {
-                return ConfigEntry::from_fds(generation, received.fds).map(Some);
+                let config = ConfigEntry::from_fds(generation, received.fds)?;
+                return Ok(Some(Order::Configure(config)));
+            }
+            FromParent::Rebuild {} if is_parent => {
+                return Ok(Some(Order::Rebuild(received.fds)));
             }
             FromParent::Stop { .. } if is_parent => return Ok(None),
-            FromParent::Configure { .. } | FromParent::Stop { .. } => {}
+            FromParent::Configure { .. } | FromParent::Rebuild {} | FromParent::Stop { .. } => {}
         }
     }
 }
 
-fn build(
-    channel: &Channel,
-    parent: Pidfd,
-    parent_pid: i32,
-    config: ConfigEntry,
-    signals: Signals,
-    originals: Originals,
-) -> Result<Watchdog, String> {
+fn build(basis: Basis<'_>, parent: Pidfd, config: ConfigEntry) -> Result<Watchdog, String> {
+    let Basis {
+        channel,
+        parent_pid,
+        signals,
+        originals,
+    } = basis;
     let head = Head::read(&config)?;
     head.apply_log(&config);
     let registry = head.registry();
@@ -172,6 +199,7 @@ fn build(
     }
     let instance = Instance::create(&registry).map_err(|e| e.to_string())?;
     let directory = instance.path.clone();
+    make_cgroup(&instance);
     let made = write_properties(&instance, &head, parent_pid).and_then(|()| {
         let capacities = head.capacities();
         let descriptors = make_descriptors(&capacities, channel, parent, instance.lock)?;
@@ -187,7 +215,26 @@ fn build(
         }
         .assemble(directory.clone())
     });
+    let made = made.map(|mut watchdog| {
+        watchdog.renew_reserve();
+        watchdog
+    });
     made.inspect_err(|_| super::stop::remove_directory(&directory))
+}
+
+/// Without one everything works, but for processes that escape from their session and whose watchdog and
+/// agent die both: these are found by nobody.
+fn make_cgroup(instance: &Instance) {
+    match Cgroup::create(&Place::default(), instance.name()) {
+        Ok(cgroup) => match instance::write_cgroup(&instance.path, &cgroup) {
+            Ok(()) => log::debug!("apps are in the control group {}", cgroup.path().display()),
+            Err(e) => {
+                cgroup.remove();
+                log::warn!("{e}");
+            }
+        },
+        Err(why) => log::debug!("apps get no control group of their own: {why}"),
+    }
 }
 
 fn make_descriptors(
@@ -204,6 +251,8 @@ fn make_descriptors(
     let no_channel = |e: io::Error| format!("cannot create the workers' channel: {e}");
     let (hello, hello_workers) = Channel::pair().map_err(no_channel)?;
     hello.receive_credentials().map_err(no_channel)?;
+    let (reserve_write, reserve_read) =
+        Reserve::pair().map_err(|e| format!("cannot create the reserve: {e}"))?;
     Ok(StartDescriptors {
         routes: segments.routes,
         routes_read_only: segments.routes_read_only,
@@ -216,6 +265,8 @@ fn make_descriptors(
         agent_image,
         parent_channel: channel.as_fd().try_clone_to_owned().map_err(no_channel)?,
         parent_pidfd: parent.into(),
+        reserve_write,
+        reserve_read,
     })
 }
 
@@ -258,6 +309,8 @@ fn take_over(table: i32) -> Result<Watchdog, String> {
     head.apply_log(&config);
     let (signals, mut originals) = prepare()?;
     originals.nofile = inherited.nofile().or(originals.nofile);
+    // This process had the score of an agent.
+    originals.oom_score_adj = inherited.oom_score_adj.or(originals.oom_score_adj);
     let descriptors = inherited.take_start().map_err(adopted)?;
     let has_log_prefix = head.has_log_prefix();
     let past = inherited.take_past().map_err(adopted)?;
@@ -275,7 +328,8 @@ fn take_over(table: i32) -> Result<Watchdog, String> {
     .assemble(directory)?;
     watchdog.told_parent = inherited.was_ready;
     watchdog.table.past = past;
-    watchdog.adopt(&inherited).map_err(adopted)?;
+    watchdog.adopt_inherited(&inherited).map_err(adopted)?;
+    watchdog.renew_reserve();
     log::warn!(
         "process {} is the watchdog now, with {} app processes and {} workers",
         std::process::id(),
@@ -289,21 +343,24 @@ fn take_over(table: i32) -> Result<Watchdog, String> {
 }
 
 /// What a watchdog is assembled from.
-struct Parts {
-    signals: Signals,
-    originals: Originals,
-    descriptors: StartDescriptors,
-    config: ConfigEntry,
-    has_log_prefix: bool,
-    parent_pid: i32,
-    generation: u32,
+pub(super) struct Parts {
+    pub(super) signals: Signals,
+    pub(super) originals: Originals,
+    pub(super) descriptors: StartDescriptors,
+    pub(super) config: ConfigEntry,
+    pub(super) has_log_prefix: bool,
+    pub(super) parent_pid: i32,
+    pub(super) generation: u32,
 }
 
 impl Parts {
-    fn assemble(self, instance_dir: PathBuf) -> Result<Watchdog, String> {
+    pub(super) fn assemble(self, instance_dir: PathBuf) -> Result<Watchdog, String> {
         let failed = |e: io::Error| format!("cannot set up the watchdog's event loop: {e}");
         let own = i32::try_from(std::process::id()).unwrap_or(0);
-        instance::write_pid(&instance_dir, "watchdog.pid", own).map_err(|e| e.to_string())?;
+        if let Err(e) = instance::write_pid(&instance_dir, "watchdog.pid", own) {
+            // Only tools read it: no reason for an instance to die of a full disk.
+            log::warn!("{e}");
+        }
         let Parts {
             signals,
             originals,
@@ -324,6 +381,8 @@ impl Parts {
             processes: BTreeMap::new(),
         };
         let copy = |fd: &OwnedFd| fd.try_clone().map_err(failed);
+        let (write, read) = (&descriptors.reserve_write, &descriptors.reserve_read);
+        let reserve = Reserve::new(copy(write)?, copy(read)?).map_err(failed)?;
         let now = Instant::now();
         let mut watchdog = Watchdog {
             parent: Channel::from(copy(&descriptors.parent_channel)?),
@@ -347,6 +406,8 @@ impl Parts {
             ending: None,
             told_parent: false,
             next_round: now,
+            reserve,
+            reserve_renewals: 0,
             events: Events::new().map_err(failed)?,
         };
         watchdog.watch_fixed().map_err(failed)?;
@@ -356,7 +417,7 @@ impl Parts {
 
 impl Watchdog {
     /// Takes the workers and processes of a take-over table.
-    fn adopt(&mut self, inherited: &Inherited) -> io::Result<()> {
+    fn adopt_inherited(&mut self, inherited: &Inherited) -> io::Result<()> {
         for worker in &inherited.workers {
             let entry = WorkerEntry {
                 pid: worker.pid,
@@ -367,22 +428,35 @@ impl Watchdog {
             self.add_worker(ClientId::new(worker.slot, worker.generation), entry)?;
         }
         for process in &inherited.processes {
-            let entry = ProcessEntry {
-                pid: process.pid,
-                pidfd: Pidfd::from(descriptor::take_inherited(process.pidfd)?),
-                output: descriptor::take_inherited(process.output)?,
-                control: descriptor::take_inherited(process.control)?,
-                token: None,
-                drain: self.drain_for(process.pid),
-                exited: None,
-            };
-            self.table
-                .processes
-                .insert((process.slot, process.generation), entry);
+            let fds = [
+                descriptor::take_inherited(process.pidfd)?,
+                descriptor::take_inherited(process.output)?,
+                descriptor::take_inherited(process.control)?,
+            ];
+            self.adopt_process((process.slot, process.generation), process.pid, fds);
         }
         self.watch_outputs();
         // Children may have ended while the program was being replaced.
         self.reap_children();
         Ok(())
+    }
+
+    /// Takes an app process that an earlier watchdog kept.
+    pub(super) fn adopt_process(
+        &mut self,
+        key: ProcessKey,
+        pid: i32,
+        [pidfd, output, control]: [OwnedFd; 3],
+    ) {
+        let entry = ProcessEntry {
+            pid,
+            pidfd: Pidfd::from(pidfd),
+            output,
+            control,
+            token: None,
+            drain: self.drain_for(pid),
+            exited: None,
+        };
+        self.table.processes.insert(key, entry);
     }
 }

@@ -5,12 +5,13 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 
+use crate::instance;
 use crate::sys::pidfd::{self, Pidfd};
 use crate::sys::{process, tree};
 
@@ -39,7 +40,7 @@ pub fn end_descendants() -> usize {
         for (_, pidfd) in &victims {
             kill(pidfd);
         }
-        wait_for_one(&victims);
+        wait_for_one(victims.iter().map(|(_, pidfd)| pidfd.as_fd()));
         if Instant::now() > deadline {
             for (entry, _) in &victims {
                 log::error!(
@@ -52,6 +53,25 @@ pub fn end_descendants() -> usize {
         }
     }
     seen.len()
+}
+
+/// Ends processes of the store that are no descendants (any more), because both who could be their parent
+/// have died: each with its process group. Blocks as [`end_descendants`] does. Returns how many there were.
+pub fn end_stored<'a>(stored: impl Iterator<Item = &'a Pidfd>) -> usize {
+    let mut left: Vec<&Pidfd> = stored.filter(|pidfd| !pidfd.has_exited()).collect();
+    let count = left.len();
+    let deadline = Instant::now() + KILL_LIMIT;
+    while !left.is_empty() && Instant::now() < deadline {
+        for pidfd in &left {
+            // Before Linux 6.9 only the process itself can be named without a doubt.
+            if !pidfd.signal_group(libc::SIGKILL).unwrap_or(false) {
+                kill(pidfd);
+            }
+        }
+        wait_for_one(left.iter().map(|pidfd| pidfd.as_fd()));
+        left.retain(|pidfd| !pidfd.has_exited());
+    }
+    count
 }
 
 /// `SIGSTOP`s until a look finds nobody new.
@@ -107,10 +127,9 @@ fn kill(pidfd: &Pidfd) {
 }
 
 /// Sleeps until one of them has ended, a tenth of a second at most.
-fn wait_for_one(victims: &[(tree::Entry, Pidfd)]) {
+fn wait_for_one<'a>(victims: impl Iterator<Item = BorrowedFd<'a>>) {
     let mut fds: Vec<PollFd<'_>> = victims
-        .iter()
-        .map(|(_, pidfd)| PollFd::new(pidfd.as_fd(), PollFlags::POLLIN))
+        .map(|pidfd| PollFd::new(pidfd, PollFlags::POLLIN))
         .collect();
     // An interrupted wait is as good as one that timed out: the caller looks again.
     let _ = nix::poll::poll(&mut fds, PollTimeout::from(100u8));
@@ -131,8 +150,20 @@ fn has_children() -> bool {
     }
 }
 
-/// Removes the instance directory and everything in it.
+/// Ends what is left in the instance's control group, and removes the group. Returns how many processes
+/// there were.
+pub fn end_cgroup(instance: &Path) -> usize {
+    let Some(cgroup) = instance::cgroup(instance) else {
+        return 0;
+    };
+    let killed = cgroup.kill();
+    cgroup.remove();
+    killed
+}
+
+/// Removes the instance directory and everything in it; its control group must be empty.
 pub fn remove_directory(instance: &Path) {
+    end_cgroup(instance);
     match fs::remove_dir_all(instance) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => {
             log::warn!(

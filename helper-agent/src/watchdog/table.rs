@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use passenger_shm::channel::Channel;
 use passenger_shm::ClientId;
@@ -71,6 +71,18 @@ pub struct ProcessEntry {
     pub drain: LineDrain,
     /// How it ended, if it was our child then.
     pub exited: Option<ExitStatus>,
+}
+
+impl ProcessEntry {
+    /// What a successor needs of it: pidfd, output, control socket.
+    #[must_use]
+    pub fn descriptors(&self) -> [BorrowedFd<'_>; 3] {
+        [
+            self.pidfd.as_fd(),
+            self.output.as_fd(),
+            self.control.as_fd(),
+        ]
+    }
 }
 
 /// Identities of workers: which slots are taken, and which generation each had last.
@@ -149,6 +161,13 @@ impl Workers {
     pub fn remove(&mut self, client: ClientId) -> Option<WorkerEntry> {
         self.get(client)?;
         self.entries.remove(&client.slot()).map(|(_, entry)| entry)
+    }
+
+    /// All workers.
+    pub fn iter(&self) -> impl Iterator<Item = (ClientId, &WorkerEntry)> {
+        self.entries
+            .iter()
+            .map(|(slot, (generation, entry))| (ClientId::new(*slot, *generation), entry))
     }
 
     /// All identities that are taken.

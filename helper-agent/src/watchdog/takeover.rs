@@ -2,6 +2,7 @@
 //! watchdog's, in place. PID, children and the subreaper flag survive, so the apps keep a parent; the
 //! descriptors survive by their numbers, which a JSON table in a memfd names.
 
+use std::collections::BTreeSet;
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -14,7 +15,8 @@ use serde::{Deserialize, Serialize};
 use super::stop;
 use crate::store::{Past, StartDescriptors};
 use crate::sys::limits::NoFile;
-use crate::sys::{descriptor, memfd, process, spawn};
+use crate::sys::pidfd::Pidfd;
+use crate::sys::{descriptor, limits, memfd, process, spawn};
 
 /// Longest table that is read, in bytes: some hundred for each worker and process.
 const TABLE_BYTES: usize = 64 * 1024 * 1024;
@@ -72,12 +74,15 @@ pub struct HandOver<'a> {
     pub was_ready: bool,
     /// `RLIMIT_NOFILE` this agent was started with, if it raised it.
     pub nofile: Option<NoFile>,
+    /// As in [`crate::store::ToAgent::Start`].
+    pub oom_score_adj: Option<i32>,
     /// Time left in milliseconds if [`crate::store::ToAgent::Stop`] was received.
     pub stop_in_ms: Option<u64>,
 }
 
-/// A process that became the watchdog: call this when the store channel is at its end. Does not return:
-/// if the program cannot be replaced nobody will look after the apps any more, so it ends them.
+/// A process that became the watchdog: call this when the store channel is at its end. Does not return: if
+/// the program cannot be replaced it exits, and httpd's parent starts another watchdog from the reserve.
+/// If httpd is gone as well nobody will look after the apps any more, so it ends them.
 pub fn hand_over(hand_over: &HandOver<'_>) -> ! {
     log::warn!("the watchdog is gone; this helper agent takes its place");
     let error = match prepare(hand_over) {
@@ -87,15 +92,26 @@ pub fn hand_over(hand_over: &HandOver<'_>) -> ! {
         }
         Err(e) => e,
     };
+    if !httpd_is_gone(&hand_over.descriptors.parent_pidfd) {
+        log::error!("cannot become the watchdog: {error}; leaving that to httpd's parent");
+        std::process::exit(1);
+    }
     log::error!("cannot become the watchdog: {error}; ending all apps of this instance");
     stop::end_descendants();
     stop::remove_directory(Path::new(hand_over.instance_dir));
     std::process::exit(1);
 }
 
+fn httpd_is_gone(parent: &OwnedFd) -> bool {
+    let copy = parent.try_clone();
+    copy.is_ok_and(|copy| Pidfd::from(copy).has_exited())
+}
+
 type Strings = Vec<CString>;
 
 fn prepare(hand_over: &HandOver<'_>) -> io::Result<(Strings, Strings, OwnedFd)> {
+    // The table needs a descriptor; in vain where the hard limit is reached and we are not root.
+    let _ = limits::make_room(16);
     // Whatever a library opened without the flag must not outlive this program.
     descriptor::cloexec_from(3)?;
     let table = Inherited::of(hand_over)?;
@@ -140,6 +156,7 @@ pub(super) struct Inherited {
     pub(super) processes: Vec<InheritedProcess>,
     pub(super) was_ready: bool,
     nofile: Option<(u64, u64)>,
+    pub(super) oom_score_adj: Option<i32>,
     pub(super) stop_in_ms: Option<u64>,
 }
 
@@ -164,48 +181,51 @@ pub(super) struct InheritedProcess {
 
 impl Inherited {
     fn of(hand_over: &HandOver<'_>) -> io::Result<Self> {
+        let mut keeper = Keeper::default();
+        let mut keep = |fd| keeper.keep(fd);
         let (config_generation, config, log) = hand_over.config;
-        let workers = hand_over.workers.iter().map(|worker| {
-            Ok(InheritedWorker {
+        let start = hand_over.descriptors.in_order().into_iter().map(&mut keep);
+        let start = start.collect::<Result<_, _>>()?;
+        let (config, log) = (keep(config)?, keep(log)?);
+        let mut past = Vec::with_capacity(hand_over.past.len());
+        for (generation, document) in &hand_over.past {
+            past.push((*generation, keep(*document)?));
+        }
+        let mut workers = Vec::with_capacity(hand_over.workers.len());
+        for worker in &hand_over.workers {
+            workers.push(InheritedWorker {
                 slot: worker.client.slot(),
                 generation: worker.client.generation(),
                 pid: worker.pid,
                 connection: keep(worker.connection)?,
                 pidfd: keep(worker.pidfd)?,
-            })
-        });
-        let processes = hand_over.processes.iter().map(|process| {
-            Ok(InheritedProcess {
+            });
+        }
+        let mut processes = Vec::with_capacity(hand_over.processes.len());
+        for process in &hand_over.processes {
+            processes.push(InheritedProcess {
                 slot: process.slot,
                 generation: process.generation,
                 pid: process.pid,
                 pidfd: keep(process.pidfd)?,
                 output: keep(process.output)?,
                 control: keep(process.control)?,
-            })
-        });
+            });
+        }
         Ok(Self {
             instance_dir: hand_over.instance_dir.to_owned(),
             parent_pid: hand_over.parent_pid,
             watchdog_generation: hand_over.watchdog_generation,
-            start: hand_over
-                .descriptors
-                .in_order()
-                .into_iter()
-                .map(keep)
-                .collect::<Result<_, _>>()?,
+            start,
             config_generation,
-            config: keep(config)?,
-            log: keep(log)?,
-            past: hand_over
-                .past
-                .iter()
-                .map(|(generation, document)| Ok((*generation, keep(*document)?)))
-                .collect::<io::Result<_>>()?,
-            workers: workers.collect::<io::Result<_>>()?,
-            processes: processes.collect::<io::Result<_>>()?,
+            config,
+            log,
+            past,
+            workers,
+            processes,
             was_ready: hand_over.was_ready,
             nofile: hand_over.nofile.map(|limit| (limit.soft, limit.hard)),
+            oom_score_adj: hand_over.oom_score_adj,
             stop_in_ms: hand_over.stop_in_ms,
         })
     }
@@ -252,12 +272,21 @@ impl Inherited {
     }
 }
 
-/// Lets a descriptor survive the exec under a number of its own: a copy, since the same descriptor may
-/// stand in the table twice (the log) and each entry is taken once.
-fn keep(fd: BorrowedFd<'_>) -> io::Result<RawFd> {
-    let copy = descriptor::duplicate_above(fd, 3)?;
-    descriptor::set_cloexec(copy.as_fd(), false)?;
-    Ok(std::os::fd::IntoRawFd::into_raw_fd(copy))
+/// Lets descriptors survive the exec. The same one may stand in the table twice (the log), where each entry
+/// is taken once: then it gets a second number. Nothing else is copied: there may be no room.
+#[derive(Default)]
+struct Keeper(BTreeSet<RawFd>);
+
+impl Keeper {
+    fn keep(&mut self, fd: BorrowedFd<'_>) -> io::Result<RawFd> {
+        if self.0.insert(fd.as_raw_fd()) {
+            descriptor::set_cloexec(fd, false)?;
+            return Ok(fd.as_raw_fd());
+        }
+        let copy = descriptor::duplicate_above(fd, 3)?;
+        descriptor::set_cloexec(copy.as_fd(), false)?;
+        Ok(std::os::fd::IntoRawFd::into_raw_fd(copy))
+    }
 }
 
 /// Name in `ps` of a watchdog, however it was started.

@@ -95,6 +95,10 @@ impl Watchdog {
             log::error!("cannot watch worker {pid}: {e}");
             return;
         }
+        if let Some(entry) = self.table.workers.get(client) {
+            let fds = [entry.connection.as_fd(), entry.pidfd.as_fd()];
+            self.reserve.put_worker(client, pid, fds);
+        }
         // The agent first: once welcome, the worker may register at once.
         self.tell_agent(Item::Worker(client));
         let welcome = ToWorker::Welcome {
@@ -143,6 +147,7 @@ impl Watchdog {
         }
         let (slot, generation) = (client.slot(), client.generation());
         self.tell_agent(Item::Plain(ToAgent::WorkerGone { slot, generation }));
+        self.on_reserve_garbage();
     }
 }
 

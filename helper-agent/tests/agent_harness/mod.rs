@@ -268,6 +268,7 @@ impl Watchdog {
             instance_dir: self.instance.path.to_str().unwrap().to_owned(),
             parent_pid: std::process::id().cast_signed_or_panic(),
             watchdog_generation: 1,
+            oom_score_adj: Some(0),
         };
         let fds = [
             self.segments.routes.as_fd(),
@@ -281,6 +282,8 @@ impl Watchdog {
             image.as_fd(),
             self.spare[2].as_fd(),
             me.as_fd(),
+            self.spare[0].as_fd(),
+            self.spare[1].as_fd(),
         ];
         self.channel.send(&start, &fds).unwrap();
         let config = self.config.clone();

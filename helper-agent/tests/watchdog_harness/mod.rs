@@ -313,6 +313,8 @@ pub(crate) struct Instance {
     pub(crate) watchdog: Started,
     /// Workers' end of the hello channel, once ready.
     pub(crate) hello: Option<Channel>,
+    /// Both ends of the reserve and the watchdog's image, once ready.
+    pub(crate) reserve: Vec<OwnedFd>,
     pub(crate) directory: PathBuf,
 }
 
@@ -328,6 +330,7 @@ impl Instance {
             channel: ours,
             watchdog,
             hello: None,
+            reserve: Vec::new(),
             directory: PathBuf::new(),
         };
         instance.configure(1);
@@ -349,7 +352,8 @@ impl Instance {
         let ToParent::Ready { instance_dir } = message else {
             panic!("{message:?}")
         };
-        assert_eq!(fds.len(), 4);
+        assert_eq!(fds.len(), 7);
+        self.reserve = fds.split_off(4);
         self.hello = fds.pop().map(Channel::from);
         self.directory = PathBuf::from(instance_dir);
     }

@@ -149,9 +149,12 @@ unsafe fn configuring<'p>(
     }
 }
 
-unsafe extern "C" fn on_monitor(_pool: *mut c::apr_pool_t, _main: *mut c::server_rec) -> c_int {
+unsafe extern "C" fn on_monitor(pconf: *mut c::apr_pool_t, _main: *mut c::server_rec) -> c_int {
     guard(DECLINED, || {
-        lifecycle::monitor();
+        // SAFETY: the MPMs of httpd 2.4 run this hook in the parent, with pconf; it has one thread.
+        if let Some(pconf) = unsafe { Pool::from_raw(pconf) } {
+            lifecycle::monitor(pconf);
+        }
         DECLINED
     })
 }
@@ -231,17 +234,28 @@ unsafe extern "C" fn on_dirwalk_stat(
     })
 }
 
+/// What httpd tells us with the end of a child.
+#[derive(Clone, Copy)]
+struct Watched {
+    pid: i32,
+    pconf: *mut c::apr_pool_t,
+}
+
 /// Has httpd tell us when the watchdog ends; registered anew for each configuration.
 pub(crate) fn watch_child(pconf: Pool<'_>, pid: i32) {
     // SAFETY: plain data; only the process id is looked at.
     let process = unsafe { std::mem::zeroed::<c::apr_proc_t>() };
     let process = pconf.place(c::apr_proc_t { pid, ..process });
-    // SAFETY: `process` lives in pconf like the registration, which ends before we are unloaded.
+    let watched = pconf.place(Watched {
+        pid,
+        pconf: pconf.as_ptr(),
+    });
+    // SAFETY: both live in pconf like the registration, which ends before we are unloaded.
     unsafe {
         c::apr_proc_other_child_register(
             process,
             Some(on_other_child),
-            ptr::from_mut(process).cast::<c_void>(),
+            ptr::from_mut(watched).cast::<c_void>(),
             ptr::null_mut(),
             pconf.as_ptr(),
         );
@@ -252,11 +266,14 @@ unsafe extern "C" fn on_other_child(reason: c_int, data: *mut c_void, status: c_
     guard((), || {
         let reason = u32::try_from(reason);
         if reason == Ok(c::APR_OC_REASON_DEATH) || reason == Ok(c::APR_OC_REASON_LOST) {
-            // SAFETY: the apr_proc_t that `watch_child` registered; freed with pconf, later.
-            let pid = unsafe { (*data.cast::<c::apr_proc_t>()).pid };
+            // SAFETY: what `watch_child` registered; freed with pconf, later.
+            let Watched { pid, pconf } = unsafe { *data.cast::<Watched>() };
             // SAFETY: as above; httpd calls this at most once per death.
             unsafe { c::apr_proc_other_child_unregister(data) };
-            lifecycle::watchdog_died(pid, status);
+            // SAFETY: it lives, since the registration does; httpd's parent has one thread.
+            if let Some(pconf) = unsafe { Pool::from_raw(pconf) } {
+                lifecycle::watchdog_died(pconf, pid, status);
+            }
         }
     });
 }

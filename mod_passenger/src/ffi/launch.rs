@@ -33,6 +33,37 @@ pub(crate) struct Launch<'a> {
     pub(crate) log: BorrowedFd<'a>,
 }
 
+/// A program by its open file, whatever its path leads to by now.
+pub(crate) struct Image {
+    path: CString,
+    _file: OwnedFd,
+}
+
+impl Image {
+    /// The program behind that descriptor.
+    ///
+    /// # Errors
+    /// Too many open files.
+    pub(crate) fn of(file: BorrowedFd<'_>) -> io::Result<Self> {
+        // SAFETY: duplicates a number that the borrow keeps open.
+        let fd = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_DUPFD_CLOEXEC, ABOVE) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: just made, above what the child assigns, and nobody else's.
+        let file = unsafe { OwnedFd::from_raw_fd(fd) };
+        Ok(Self {
+            path: CString::new(format!("/proc/self/fd/{fd}"))?,
+            _file: file,
+        })
+    }
+
+    /// Where this process, and a child of it until its exec, finds the program.
+    pub(crate) fn path(&self) -> &CStr {
+        &self.path
+    }
+}
+
 /// Which step failed in the child.
 fn step_name(step: u8) -> &'static str {
     match step {

@@ -4,6 +4,7 @@ pub(crate) mod barrier;
 pub(crate) mod bindings;
 pub(crate) mod brigade;
 pub(crate) mod commands;
+pub(crate) mod forked;
 pub(crate) mod hooks;
 pub(crate) mod launch;
 mod layout;

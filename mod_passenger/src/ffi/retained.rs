@@ -21,7 +21,7 @@ const KEY: &CStr = c"mod_passenger.instance";
 /// Room for every version to come.
 const SIZE: usize = 4096;
 /// Version of the layout below.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// "No descriptor".
 const NONE: RawFd = -1;
 /// Most bytes of an instance directory's path.
@@ -38,6 +38,8 @@ struct Raw {
     traffic: RawFd,
     doorbell: RawFd,
     hello: RawFd,
+    /// Both ends of the reserve, and the watchdog's image.
+    reserve: [RawFd; 3],
     watchdog: i32,
     /// Process id of the parent itself.
     parent: i32,
@@ -66,7 +68,7 @@ pub(crate) struct Retained {
     pub(crate) instance_dir: String,
 }
 
-/// The five descriptors of an instance, owned.
+/// The descriptors of an instance, owned.
 pub(crate) struct Descriptors {
     /// Parent channel.
     pub(crate) channel: OwnedFd,
@@ -78,6 +80,9 @@ pub(crate) struct Descriptors {
     pub(crate) doorbell: OwnedFd,
     /// Workers' end of the hello channel.
     pub(crate) hello: OwnedFd,
+    /// Writing and reading end of the reserve, image of the watchdog: for another watchdog, and never
+    /// for workers.
+    pub(crate) reserve: [OwnedFd; 3],
 }
 
 fn raw() -> Option<*mut Raw> {
@@ -131,6 +136,7 @@ pub(crate) fn keep(instance: &Retained, descriptors: Descriptors) {
         traffic: descriptors.traffic.into_raw_fd(),
         doorbell: descriptors.doorbell.into_raw_fd(),
         hello: descriptors.hello.into_raw_fd(),
+        reserve: descriptors.reserve.map(IntoRawFd::into_raw_fd),
         watchdog: instance.watchdog,
         parent: instance.parent,
         draining: before.map_or(NONE, |raw| raw.draining),
@@ -138,6 +144,24 @@ pub(crate) fn keep(instance: &Retained, descriptors: Descriptors) {
         build: bytes(&instance.build),
         instance_dir: bytes(&instance.instance_dir),
     });
+}
+
+/// Both ends of the reserve and the watchdog's image, open for as long as the instance is retained.
+pub(crate) fn reserve() -> Option<[BorrowedFd<'static>; 3]> {
+    let fds = read()?.reserve;
+    // SAFETY: descriptors `keep` took ownership of; closed only when the instance is given up, which
+    // the borrowers, who have them duplicated at once, do not outlive.
+    (!fds.contains(&NONE)).then(|| fds.map(|fd| unsafe { BorrowedFd::borrow_raw(fd) }))
+}
+
+/// Another watchdog has taken over what is retained.
+pub(crate) fn replace_watchdog(channel: OwnedFd, watchdog: i32) {
+    if let Some(mut raw) = read() {
+        close(raw.channel);
+        raw.channel = channel.into_raw_fd();
+        raw.watchdog = watchdog;
+        write(raw);
+    }
 }
 
 /// Forgets the watchdog's process id once it died: the number will be another process' one day.
@@ -159,6 +183,7 @@ pub(crate) fn take_channel() -> Option<OwnedFd> {
         for fd in [raw.routes, raw.traffic, raw.doorbell, raw.hello] {
             close(fd);
         }
+        raw.reserve.into_iter().for_each(close);
     }
     let empty = Raw {
         version: VERSION,
@@ -167,6 +192,7 @@ pub(crate) fn take_channel() -> Option<OwnedFd> {
         traffic: NONE,
         doorbell: NONE,
         hello: NONE,
+        reserve: [NONE; 3],
         watchdog: 0,
         parent: 0,
         draining: raw.map_or(NONE, |raw| raw.draining),
@@ -212,6 +238,8 @@ pub(crate) fn inherit() -> Option<(Retained, [OwnedFd; 4])> {
     if !is_parent {
         close(raw.channel);
         close(raw.draining);
+        raw.reserve.into_iter().for_each(close);
+        raw.reserve = [NONE; 3];
         (raw.channel, raw.draining) = (NONE, NONE);
         (raw.routes, raw.traffic, raw.doorbell, raw.hello) = (NONE, NONE, NONE, NONE);
         write(raw);

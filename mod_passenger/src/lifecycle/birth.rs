@@ -20,7 +20,7 @@ use crate::ffi::server::Configuring;
 use crate::{codes, config};
 
 /// Descriptors beside a `Ready`.
-const READY_DESCRIPTORS: usize = 4;
+const READY_DESCRIPTORS: usize = 7;
 
 /// An instance that is up and not yet retained.
 pub(super) struct Started(Retained, Descriptors);
@@ -85,7 +85,7 @@ pub(super) fn start(
         build: config.build.clone(),
         instance_dir,
     };
-    let [routes, traffic, doorbell, hello] = descriptors;
+    let [routes, traffic, doorbell, hello, reserve_write, reserve_read, image] = descriptors;
     // Workers must not hang in a hello to a watchdog that does not read.
     let hello = Channel::from(hello);
     hello
@@ -97,18 +97,23 @@ pub(super) fn start(
         traffic,
         doorbell,
         hello: hello.into(),
+        reserve: [reserve_write, reserve_read, image],
     };
     Ok(Started(instance, descriptors))
 }
 
 /// Ends what was started but is not ready: whatever of it still listens hears the order to stop (an
 /// agent that takes the watchdog's place, too).
-fn abandon(channel: &Channel, pid: i32) {
+pub(super) fn abandon(channel: &Channel, pid: i32) {
     let _ = channel.send(&FromParent::Stop { deadline_ms: 0 }, &[]);
     let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
 }
 
-fn await_ready(
+/// Waits until an instance is ready; returns its directory and what it sent.
+///
+/// # Errors
+/// A sentence: why it is not.
+pub(super) fn await_ready(
     channel: &Channel,
     patience: Duration,
 ) -> Result<(String, [OwnedFd; READY_DESCRIPTORS]), String> {
@@ -171,7 +176,7 @@ mod tests {
         };
         theirs.send(&ready, &[ours.as_fd()]).expect("send");
         let sentence = await_ready(&ours, PATIENCE).expect_err("one descriptor is not enough");
-        assert!(sentence.contains("1 descriptors, not 4"), "{sentence}");
+        assert!(sentence.contains("1 descriptors, not 7"), "{sentence}");
     }
 
     #[test]

@@ -9,8 +9,10 @@ use passenger_shm::channel::Channel;
 use passenger_shm::messages::{self as wire, FromParent, ToParent};
 
 use super::birth::{cannot_hear, hear, start};
+use super::rebuild::rebuild;
 use super::{handover, watch};
 use crate::ffi::log::NOTICE;
+use crate::ffi::pool::Pool;
 use crate::ffi::retained::{self, Retained};
 use crate::ffi::server::{self, Configuring};
 use crate::{codes, config};
@@ -21,6 +23,8 @@ const READY_TIMEOUT: Duration = Duration::from_secs(10);
 const REPLACE_TIMEOUT: Duration = Duration::from_secs(3);
 /// What the parent waits beyond the deadline it gave the instance.
 const STOP_GRACE: Duration = Duration::from_secs(2);
+/// How long an agent that dies with its watchdog may take for it.
+const END_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// Whether there is an instance to stop.
 pub(super) fn exists() -> bool {
@@ -41,7 +45,7 @@ pub(super) fn start_or_configure(
     let file = handover::sealed(config)?;
     let log = handover::log(configuring)?;
     if let Some(instance) = retained::get() {
-        listen(&instance);
+        listen(configuring.pconf, &instance);
     }
     // Again: what was heard may have been its end.
     if let Some(instance) = retained::get() {
@@ -132,14 +136,15 @@ fn channel() -> io::Result<Channel> {
 }
 
 /// Every few seconds: reports what the instance said since.
-pub(crate) fn monitor() {
+pub(crate) fn monitor(pconf: Pool<'_>) {
     if let Some(instance) = retained::get() {
-        listen(&instance);
+        listen(pconf, &instance);
     }
 }
 
-/// Reads what is there without waiting. At end of file the instance is given up.
-fn listen(instance: &Retained) {
+/// Reads what is there without waiting. At end of file nobody of the instance lives: another watchdog is
+/// started, or else the instance is given up.
+fn listen(pconf: Pool<'_>, instance: &Retained) {
     let Ok(channel) = channel() else { return };
     if channel.set_nonblocking(true).is_err() {
         return;
@@ -148,13 +153,15 @@ fn listen(instance: &Retained) {
         match hear(&channel) {
             Ok(Some(received)) => say(&received.message),
             Ok(None) => {
-                log::error!(
-                    "{}: the instance in {} is gone, watchdog and agent: requests of apps are \
-                     answered with 503 until httpd is restarted (`apachectl graceful` is enough)",
-                    codes::INSTANCE_GONE,
-                    instance.instance_dir
-                );
-                drop(retained::take_channel());
+                if let Err(why) = rebuild(pconf, instance) {
+                    log::error!(
+                        "{}: the instance in {} is gone, watchdog and agent ({why}): requests of apps \
+                         are answered with 503 until httpd is restarted (`apachectl graceful` is enough)",
+                        codes::INSTANCE_GONE,
+                        instance.instance_dir
+                    );
+                    drop(retained::take_channel());
+                }
                 return;
             }
             Err(why) if why.kind() == io::ErrorKind::WouldBlock => return,
@@ -192,7 +199,7 @@ pub(super) fn say(message: &ToParent) {
 
 /// The watchdog we started is gone. The agent turns into its successor; if there is none either, the
 /// channel says so.
-pub(crate) fn watchdog_died(pid: i32, status: i32) {
+pub(crate) fn watchdog_died(pconf: Pool<'_>, pid: i32, status: i32) {
     if server::is_exiting() || retained::get().is_none_or(|instance| instance.watchdog != pid) {
         return;
     }
@@ -202,6 +209,11 @@ pub(crate) fn watchdog_died(pid: i32, status: i32) {
         codes::WATCHDOG_DIED,
         describe(status)
     );
+    // Unless it is gone, too, or ends because it had only just begun.
+    let end = channel().map(|channel| channel.wait_readable(END_TIMEOUT));
+    if let (Ok(Ok(true)), Some(instance)) = (end, retained::get()) {
+        listen(pconf, &instance);
+    }
 }
 
 fn describe(status: i32) -> String {

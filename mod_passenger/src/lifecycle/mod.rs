@@ -15,6 +15,7 @@ mod birth;
 mod checks;
 mod handover;
 mod instance;
+mod rebuild;
 
 use passenger_shm::messages as wire;
 
