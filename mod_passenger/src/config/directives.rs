@@ -392,14 +392,14 @@ pub(crate) static DIRECTIVES: &[Directive] = &[
         .sets(|c, _, v| c.max_request_queue_size = Some(v.number())).built(),
     app(c"PassengerMaxPreloaderIdleTime", at_least(0), "300",
         c"seconds after which an idle preloader is stopped; 0 means never")
-        .alias(&[c"RailsAppSpawnerIdleTime"]),
+        .alias(&[c"RailsAppSpawnerIdleTime"]).built(),
     app(c"PassengerLoadShellEnvvars", Flag, "on",
         c"whether the user's login shell sets up the environment"),
     app(c"PassengerPreloadBundler", Flag, "off",
         c"whether Ruby is started with -r bundler/setup"),
     app(c"PassengerSpawnMethod", SPAWN_METHODS, "smart for Ruby, direct otherwise",
         c"smart (preload the app, then fork) or direct")
-        .alias(&[c"RailsSpawnMethod"]),
+        .alias(&[c"RailsSpawnMethod"]).built(),
     app(c"PassengerDirectInstanceRequestAddress", Text, "127.0.0.1",
         c"address of the debugging socket of Ruby processes"),
     app(c"PassengerFriendlyErrorPages", Flag, "on if PassengerAppEnv is development",
