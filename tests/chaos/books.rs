@@ -10,8 +10,8 @@ use std::fs;
 /// Processes of each app: its minimum, and there is no reason for more.
 pub(crate) const PROCESSES: usize = 2;
 
-/// More configurations than watchdog and agent keep.
-const PAST: usize = 9;
+/// Configurations the watchdog has at most: eight that are past, and the one in force.
+const CONFIGURATIONS: (&str, usize) = ("/memfd:passenger-config (deleted)", 9);
 
 /// What the descriptors of a process are, and how many of each.
 type Kinds = BTreeMap<String, usize>;
@@ -28,9 +28,7 @@ impl Books {
     /// When the server does not come to rest.
     pub(crate) fn at_rest(server: &Server) -> Books {
         let before = server.workers();
-        for _ in 0..PAST {
-            server.graceful();
-        }
+        fill_past(server);
         until("the old workers to leave", PATIENCE * 2, || {
             let now = server.workers();
             before.iter().all(|pid| !now.contains(pid))
@@ -92,6 +90,15 @@ impl Books {
             .map(|(who, kinds)| (who.as_str(), kinds.values().sum()))
             .collect()
     }
+}
+
+/// Gracefuls until watchdog and agent have as many past configurations as they keep.
+pub(crate) fn fill_past(server: &Server) {
+    until("as many past configurations as are kept", PATIENCE, || {
+        server.graceful();
+        let kinds = kinds_of(server.instance().watchdog());
+        kinds.get(CONFIGURATIONS.0) == Some(&CONFIGURATIONS.1)
+    });
 }
 
 /// Processes that came out of this server and are nobody we know.

@@ -1,18 +1,23 @@
 //! Many gracefuls that change nothing: what does httpd's parent have afterwards that it had not before?
 
 use crate::apps;
+use crate::books;
 use crate::part::Part;
 use harness::processes::{self, private_memory_kib, ProcessId};
 use harness::wait::PATIENCE;
-use harness::{until, Language, Server, Setup};
+use harness::{until, Language, Server, Setup, UnderTest};
 use serde_json::{json, Value};
 use std::fs;
+use std::time::{Duration, Instant};
 
 /// Gracefuls before the first look: httpd itself fills its memory pools.
 const WARM: u32 = 10;
 
 /// Private memory httpd alone gains in 200 gracefuls (reference: 36 KiB), with room for noise.
 const NOISE_KIB: u64 = 300;
+
+/// How long descriptors of workers that left may stay.
+const SETTLING: Duration = Duration::from_secs(5);
 
 /// What one process has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,16 +42,32 @@ impl Holdings {
     }
 }
 
+/// What httpd's parent has before and after, without this module.
+fn httpd_alone(gracefuls: u32) -> [Holdings; 2] {
+    let site = apps::site(Language::Python);
+    let mut server = Setup::of(site).under_test(UnderTest::Nothing).start();
+    let holdings = [WARM, gracefuls].map(|times| {
+        for _ in 0..times {
+            server.graceful();
+        }
+        Holdings::of(server.parent())
+    });
+    server.stop_within(PATIENCE);
+    holdings
+}
+
 /// Does so many gracefuls.
 pub(crate) fn measure(gracefuls: u32) -> Part {
+    let alone = httpd_alone(gracefuls);
     let mut server =
         Setup::of(apps::site(Language::Python).with("PassengerMinInstances 1")).start();
     assert_eq!(server.get("python", "/generation").status, 200);
     let apps = server.await_processes("python", 1);
     again(&server, WARM);
+    books::fill_past(&server);
     let before = everybody(&server);
     again(&server, gracefuls);
-    let after = everybody(&server);
+    let after = after(&server, &before);
     let mut failures = Vec::new();
     for ((who, before), (_, after)) in before.iter().zip(&after) {
         let grew = after.descriptors > before.descriptors
@@ -73,13 +94,13 @@ pub(crate) fn measure(gracefuls: u32) -> Part {
             .collect::<serde_json::Map<_, _>>()
             .into()
     };
-    let figures = json!({ "gracefuls": gracefuls, "before": of(&before), "after": of(&after) });
-    Part::new(
-        "reload",
-        format!("{gracefuls} gracefuls: {text}"),
-        figures,
-        failures,
-    )
+    let figures = json!({
+        "gracefuls": gracefuls, "before": of(&before), "after": of(&after),
+        "httpd alone": alone.map(Holdings::to_json),
+    });
+    let text =
+        format!("{gracefuls} gracefuls: {text}; httpd's parent without the module: {alone:?}");
+    Part::new("reload", text, figures, failures)
 }
 
 fn again(server: &Server, times: u32) {
@@ -93,6 +114,20 @@ fn again(server: &Server, times: u32) {
     until("the old workers to leave", PATIENCE * 2, || {
         server.workers().iter().all(|pid| !workers.contains(pid))
     });
+}
+
+/// What they have once the last worker is forgotten and the last configuration answered, which may take a
+/// moment.
+fn after(server: &Server, before: &[(&str, Holdings)]) -> Vec<(&'static str, Holdings)> {
+    let end = Instant::now() + SETTLING;
+    loop {
+        let now = everybody(server);
+        let mut pairs = now.iter().zip(before);
+        if Instant::now() > end || pairs.all(|((_, now), (_, b))| now.descriptors <= b.descriptors)
+        {
+            return now;
+        }
+    }
 }
 
 fn everybody(server: &Server) -> Vec<(&'static str, Holdings)> {

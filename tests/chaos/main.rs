@@ -28,7 +28,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 /// All parts, in the order they run in.
-const PARTS: &str = "steady graceful theirs gap reload sigterm chaos";
+const PARTS: &str = "steady graceful bare theirs gap reload sigterm chaos";
 
 fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name)
@@ -74,6 +74,7 @@ fn part_called(name: &str) -> Result<Part, String> {
     match name {
         "steady" => bouts::steady(requests),
         "graceful" => bouts::graceful(requests, narrow("CHAOS_GRACEFULS", 50)),
+        "bare" => bouts::bare(requests, narrow("CHAOS_GRACEFULS", 50)),
         "theirs" => bouts::theirs(requests, narrow("CHAOS_GRACEFULS", 50)),
         "gap" => Ok(gap::measure()),
         "reload" => Ok(leaks::measure(narrow("CHAOS_RELOADS", 200))),

@@ -177,15 +177,15 @@ pub fn descriptors(pid: ProcessId) -> Vec<(u32, PathBuf)> {
         .collect()
 }
 
-/// The memory that a process shares with nobody, in KiB, while it exists.
+/// The memory that a process has written and shares with nobody, in KiB, while it exists (what Passenger's
+/// tools call private dirty). Pages of its program that nobody else runs are files, and do not count.
 #[must_use]
 pub fn private_memory_kib(pid: ProcessId) -> Option<u64> {
     let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
-    let of = |line: &str| -> Option<u64> {
-        let rest = line.strip_prefix("Private_")?;
-        rest.split_whitespace().nth(1)?.parse().ok()
-    };
-    Some(text.lines().filter_map(of).sum())
+    let line = text
+        .lines()
+        .find(|line| line.starts_with("Private_Dirty:"))?;
+    line.split_whitespace().nth(1)?.parse().ok()
 }
 
 fn names(pid: ProcessId, directory: &Path) -> bool {
