@@ -213,8 +213,8 @@ module PassengerLoader
     def write_response(head, status, headers, body)
       if @bodyless || status == 204 || status == 304
         write(start(head, 0))
-      elsif body.respond_to?(:to_ary)
-        write_array(head, body.to_ary)
+      elsif body.respond_to?(:to_ary) && (chunks = body.to_ary) # nil: Rails, for a file
+        write_array(head, chunks)
       elsif body.respond_to?(:to_path) && File.file?(body.to_path)
         write_file(head, body.to_path)
       elsif body.respond_to?(:each)

@@ -1,25 +1,25 @@
-//! What apps of each language may rely on, through httpd: the checkers of their specifications, popular
-//! frameworks where Debian's packages of them are installed (`tests/run/deps --frameworks`), server-sent
-//! events, and what only ASGI can do. The apps are in `fixtures/languages`.
+//! What apps of each language may rely on, through httpd: the checkers of their specifications, server-sent
+//! events, what only ASGI can do, threads, early hints, interpreters. The apps are in `fixtures/languages`.
 
 use harness::stage::repository;
-use harness::{App, Language, Request, Server, Setup, Site};
+use harness::{App, Request, Server, Setup, Site};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 /// The files of apps, and the names that make them startup files.
-const CONFIG_RU: &str = "config.ru";
-const WSGI: &str = "passenger_wsgi.py";
-const ASGI: &str = "passenger_asgi.py";
-const APP_JS: &str = "app.js";
+pub(crate) const CONFIG_RU: &str = "config.ru";
+pub(crate) const WSGI: &str = "passenger_wsgi.py";
+pub(crate) const ASGI: &str = "passenger_asgi.py";
+pub(crate) const APP_JS: &str = "app.js";
 
-fn fixture(file: &str) -> String {
+/// The text of an app.
+pub(crate) fn fixture(file: &str) -> String {
     let path = repository().join("tests/e2e/fixtures/languages").join(file);
     std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("read {}: {e}", path.display()))
 }
 
 /// A site of one process whose startup file is that fixture.
-fn site(name: &str, startup_file: &str, fixture_file: &str) -> Site {
+pub(crate) fn site(name: &str, startup_file: &str, fixture_file: &str) -> Site {
     let app = App::files().file(startup_file, &fixture(fixture_file));
     Site::new(name, app).with("PassengerMinInstances 1")
 }
@@ -162,92 +162,6 @@ fn events_of_asgi_arrive_one_by_one() {
 #[test]
 fn events_of_node_arrive_one_by_one() {
     events_arrive_one_by_one(APP_JS, "sse.js");
-}
-
-// --- frameworks ---
-
-/// Whether the interpreter can load that library; if not the test has nothing to say, which it prints.
-fn is_installed(language: Language, library: &str) -> bool {
-    let (interpreter, option, probe) = match language {
-        Language::Ruby => ("/usr/bin/ruby", "-e", format!("require '{library}'")),
-        Language::Python => ("/usr/bin/python3", "-c", format!("import {library}")),
-        Language::Node => ("/usr/bin/node", "-e", format!("require('{library}')")),
-    };
-    let found = Command::new(interpreter)
-        .args([option, &probe])
-        .env("NODE_PATH", NODE_PATH)
-        .current_dir("/")
-        .stderr(Stdio::null())
-        .status()
-        .is_ok_and(|status| status.success());
-    if !found {
-        eprintln!("skipped: {library} is not installed (tests/run/deps --frameworks)");
-    }
-    found
-}
-
-/// Where Debian's packages put the libraries of Node.
-const NODE_PATH: &str = "/usr/share/nodejs";
-
-/// The same five pages of each framework: a URL, a form, a stream, a file, an error.
-fn framework_works(name: &str, startup_file: &str, fixture_file: &str) {
-    let site =
-        site(name, startup_file, fixture_file).with(&format!("SetEnv NODE_PATH {NODE_PATH}"));
-    let server = Setup::of(site).start();
-    assert_eq!(
-        server.get(name, "/").ok(),
-        format!("hello from {name} at http://{name}/\n")
-    );
-    let form = Request::post("/form", b"name=Ada&colour=b%6cue")
-        .header("Content-Type", "application/x-www-form-urlencoded");
-    assert_eq!(server.request(name, &form).ok(), "Ada likes blue\n");
-    assert_eq!(server.get(name, "/stream").ok(), "0\n1\n2\n");
-    assert_eq!(server.get(name, "/file").ok(), fixture(fixture_file));
-    let oops = server.get(name, "/oops");
-    assert_eq!((oops.status, oops.text().as_str()), (500, "sorry\n"));
-    assert_eq!(server.get(name, "/nowhere").status, 404);
-}
-
-#[test]
-fn sinatra_works() {
-    if is_installed(Language::Ruby, "sinatra/base") {
-        framework_works("sinatra", CONFIG_RU, "sinatra.ru");
-    }
-}
-
-#[test]
-fn flask_works() {
-    if is_installed(Language::Python, "flask") {
-        framework_works("flask", WSGI, "flask_app.py");
-    }
-}
-
-#[test]
-fn django_works_over_wsgi() {
-    if is_installed(Language::Python, "django") {
-        framework_works("django", WSGI, "django_app.py");
-    }
-}
-
-#[test]
-fn django_works_over_asgi() {
-    if is_installed(Language::Python, "django") {
-        framework_works("django", ASGI, "django_app.py");
-    }
-}
-
-#[test]
-fn fastapi_works() {
-    if is_installed(Language::Python, "fastapi") {
-        framework_works("fastapi", ASGI, "fastapi_app.py");
-    }
-}
-
-#[test]
-fn express_works() {
-    if is_installed(Language::Node, "express") {
-        framework_works("express", APP_JS, "express.js");
-    }
 }
 
 // --- interpreters ---

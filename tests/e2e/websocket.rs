@@ -81,16 +81,16 @@ const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 const ACCEPT: &str = "sec-websocket-accept: s3pplmbitxaq9kygzzhzrbk+xoo=";
 
 pub(crate) const TEXT: u8 = 1;
-const BINARY: u8 = 2;
+pub(crate) const BINARY: u8 = 2;
 pub(crate) const CLOSE: u8 = 8;
-const PING: u8 = 9;
-const PONG: u8 = 10;
+pub(crate) const PING: u8 = 9;
+pub(crate) const PONG: u8 = 10;
 
 pub(crate) fn site() -> Site {
     Site::new("ws", App::inline(Language::Node, NODE))
 }
 
-fn request(target: &str) -> String {
+pub(crate) fn request(target: &str) -> String {
     format!(
         "GET {target} HTTP/1.1\r\nHost: ws\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n\
          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n\r\n"

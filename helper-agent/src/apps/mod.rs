@@ -13,8 +13,8 @@ pub struct AppType {
     pub name: &'static str,
     /// Other accepted values of `PassengerAppType`.
     pub aliases: &'static [&'static str],
-    /// File in the app root that makes a directory an app of this type.
-    pub startup_file: &'static str,
+    /// Files in the app root that make a directory an app of this type; the first that exists starts it.
+    pub startup_files: &'static [&'static str],
     /// Its loader in the loaders' directory.
     pub loader: &'static str,
     /// Directive that names the interpreter.
@@ -43,7 +43,7 @@ pub static TYPES: [AppType; 4] = [
     AppType {
         name: "ruby",
         aliases: &["rack"],
-        startup_file: "config.ru",
+        startup_files: &["config.ru"],
         loader: "rack-loader.rb",
         directive: "PassengerRuby",
         interpreters: &["ruby"],
@@ -52,7 +52,7 @@ pub static TYPES: [AppType; 4] = [
     AppType {
         name: "python",
         aliases: &["wsgi"],
-        startup_file: "passenger_wsgi.py",
+        startup_files: &["passenger_wsgi.py"],
         loader: "wsgi-loader.py",
         directive: PYTHON,
         interpreters: &["python3", "python"],
@@ -61,7 +61,7 @@ pub static TYPES: [AppType; 4] = [
     AppType {
         name: "asgi",
         aliases: &[],
-        startup_file: "passenger_asgi.py",
+        startup_files: &["passenger_asgi.py"],
         loader: "asgi-loader.py",
         directive: PYTHON,
         interpreters: &["python3", "python"],
@@ -70,7 +70,7 @@ pub static TYPES: [AppType; 4] = [
     AppType {
         name: "nodejs",
         aliases: &["node"],
-        startup_file: "app.js",
+        startup_files: &["app.js", "app.mjs"],
         loader: "node-loader.js",
         directive: "PassengerNodejs",
         interpreters: &["node", "nodejs"],
@@ -94,13 +94,23 @@ impl AppType {
     /// When the directory cannot be searched (permission, I/O error).
     pub fn detect(app_root: &Path) -> io::Result<Option<&'static Self>> {
         for kind in &TYPES {
-            match app_root.join(kind.startup_file).symlink_metadata() {
-                Ok(_) => return Ok(Some(kind)),
-                Err(e) if is_absence(&e) => {}
-                Err(e) => return Err(e),
+            for file in kind.startup_files {
+                match app_root.join(file).symlink_metadata() {
+                    Ok(_) => return Ok(Some(kind)),
+                    Err(e) if is_absence(&e) => {}
+                    Err(e) => return Err(e),
+                }
             }
         }
         Ok(None)
+    }
+
+    /// The startup file of an app of this type where none is configured: the first that exists, else the usual one.
+    #[must_use]
+    pub fn startup_file(&self, app_root: &Path) -> &'static str {
+        let exists = |file: &&&str| app_root.join(file).symlink_metadata().is_ok();
+        let found = self.startup_files.iter().find(exists);
+        found.or(self.startup_files.first()).copied().unwrap_or("")
     }
 
     /// The program that runs an app of this type: what was configured, looked up in `PATH` unless it is a
@@ -181,6 +191,10 @@ mod tests {
             AppType::detect(&dir).unwrap().map(|t| t.name),
             Some("nodejs")
         );
+        std::fs::rename(dir.join("app.js"), dir.join("app.mjs")).unwrap();
+        let module = AppType::detect(&dir).unwrap().unwrap();
+        assert_eq!(module.startup_file(&dir), "app.mjs");
+        assert_eq!(module.startup_file(Path::new("/nonexistent")), "app.js");
         std::fs::write(dir.join("config.ru"), "").unwrap();
         assert_eq!(AppType::detect(&dir).unwrap().map(|t| t.name), Some("ruby"));
         std::fs::remove_dir_all(&dir).unwrap();

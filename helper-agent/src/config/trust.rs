@@ -74,8 +74,10 @@ impl Application {
             ),
         };
         let kind = kind_of(&options, &app_root)?;
-        let startup_file =
-            app_root.join(options.startup_file.as_deref().unwrap_or(kind.startup_file));
+        let startup_file = match options.startup_file.as_deref() {
+            Some(file) => app_root.join(file),
+            None => app_root.join(kind.startup_file(&app_root)),
+        };
         let real_root = fs::canonicalize(&app_root).map_err(|e| unreadable(&app_root, &e))?;
         let owner = if is_known {
             OwnerRule::Configured
@@ -149,7 +151,8 @@ fn kind_of(options: &AppOptions, app_root: &Path) -> Result<&'static AppType, St
     }
     let found = AppType::detect(app_root).map_err(|e| unreadable(app_root, &e))?;
     found.ok_or_else(|| {
-        let files: Vec<&str> = crate::apps::TYPES.iter().map(|t| t.startup_file).collect();
+        let types = crate::apps::TYPES.iter();
+        let files: Vec<&str> = types.flat_map(|t| t.startup_files).copied().collect();
         format!(
             "there is no app in {}: none of {}",
             app_root.display(),

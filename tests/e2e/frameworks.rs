@@ -1,0 +1,190 @@
+//! Popular frameworks, unmodified, where they are installed (`tests/run/deps --frameworks`; docs/frameworks.md has
+//! the versions). The apps are in `fixtures/languages`, as each framework's own documentation writes them.
+
+use crate::languages::{fixture, site, APP_JS, ASGI, CONFIG_RU, WSGI};
+use crate::websocket;
+use harness::{stage, Language, Server, Setup, Site};
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// Where Debian's packages put the libraries of Node.
+const DEBIAN_NODE: &str = "/usr/share/nodejs";
+
+/// Says why a test has nothing to say.
+fn skip(library: &str) {
+    eprintln!("skipped: {library} is not installed (tests/run/deps --frameworks)");
+}
+
+/// Whether the interpreter can load that library.
+fn is_installed(language: Language, library: &str) -> bool {
+    let (interpreter, option, probe) = match language {
+        Language::Ruby => ("/usr/bin/ruby", "-e", format!("require '{library}'")),
+        Language::Python => ("/usr/bin/python3", "-c", format!("import {library}")),
+        Language::Node => return node_modules(library).is_some(),
+    };
+    let found = Command::new(interpreter)
+        .args([option, &probe])
+        .current_dir("/")
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success());
+    if !found {
+        skip(library);
+    }
+    found
+}
+
+/// The `node_modules` that have it: those of npm first, then Debian's.
+fn node_modules(library: &str) -> Option<PathBuf> {
+    let found = [
+        stage::prefix().join("frameworks/node_modules"),
+        PathBuf::from(DEBIAN_NODE),
+    ]
+    .into_iter()
+    .find(|modules| modules.join(library).join("package.json").exists());
+    if found.is_none() {
+        skip(library);
+    }
+    found
+}
+
+/// A server of one Node app, which finds its libraries as it would after `npm install`.
+fn node_server(site: Site, name: &str, modules: &Path) -> Server {
+    let server = Setup::of(site).start();
+    symlink(modules, server.app_root(name).join("node_modules")).expect("link the libraries");
+    server
+}
+
+/// The same five pages of each framework: a URL, a form, a stream, a file, an error.
+fn answers_as_it_should(server: &Server, name: &str, source: &str) {
+    assert_eq!(
+        server.get(name, "/").ok(),
+        format!("hello from {name} at http://{name}/\n")
+    );
+    let form = harness::Request::post("/form", b"name=Ada&colour=b%6cue")
+        .header("Content-Type", "application/x-www-form-urlencoded");
+    assert_eq!(server.request(name, &form).ok(), "Ada likes blue\n");
+    assert_eq!(server.get(name, "/stream").ok(), "0\n1\n2\n");
+    assert_eq!(server.get(name, "/file").ok(), source);
+    let oops = server.get(name, "/oops");
+    assert_eq!((oops.status, oops.text().as_str()), (500, "sorry\n"));
+    assert_eq!(server.get(name, "/nowhere").status, 404);
+}
+
+fn framework_works(name: &str, startup_file: &str, fixture_file: &str) {
+    let server = Setup::of(site(name, startup_file, fixture_file)).start();
+    answers_as_it_should(&server, name, &fixture(fixture_file));
+}
+
+fn node_framework_works(name: &str, startup_file: &str, fixture_file: &str) {
+    if let Some(modules) = node_modules(name) {
+        let server = node_server(site(name, startup_file, fixture_file), name, &modules);
+        answers_as_it_should(&server, name, &fixture(fixture_file));
+    }
+}
+
+/// What a client written with the framework's own library prints.
+fn client_prints(server: &Server, site: &str, client: &str, modules: &Path) -> String {
+    let script = server.root().join(client);
+    std::fs::write(&script, fixture(client)).expect("write the client");
+    let output = Command::new("/usr/bin/node")
+        .arg(&script)
+        .args([server.port().to_string().as_str(), site])
+        .env("NODE_PATH", modules)
+        .output()
+        .expect("run node");
+    assert!(output.status.success(), "{client}: {output:?}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+// --- Ruby ---
+
+#[test]
+fn sinatra_works() {
+    if is_installed(Language::Ruby, "sinatra/base") {
+        framework_works("sinatra", CONFIG_RU, "sinatra.ru");
+    }
+}
+
+#[test]
+fn rails_works() {
+    if is_installed(Language::Ruby, "action_controller/railtie") {
+        framework_works("rails", CONFIG_RU, "rails.ru");
+    }
+}
+
+// --- Python ---
+
+#[test]
+fn flask_works() {
+    if is_installed(Language::Python, "flask") {
+        framework_works("flask", WSGI, "flask_app.py");
+    }
+}
+
+#[test]
+fn django_works_over_wsgi() {
+    if is_installed(Language::Python, "django") {
+        framework_works("django", WSGI, "django_app.py");
+    }
+}
+
+#[test]
+fn django_works_over_asgi() {
+    if is_installed(Language::Python, "django") {
+        framework_works("django", ASGI, "django_app.py");
+    }
+}
+
+#[test]
+fn fastapi_works() {
+    if !is_installed(Language::Python, "fastapi") {
+        return;
+    }
+    let server = Setup::of(site("fastapi", ASGI, "fastapi_app.py")).start();
+    answers_as_it_should(&server, "fastapi", &fixture("fastapi_app.py"));
+    let (mut socket, head) = websocket::connect(&server, "/greet/Ada");
+    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+    websocket::echoes(&mut socket, websocket::TEXT, "grüße".as_bytes());
+    websocket::echoes(&mut socket, websocket::TEXT, &[b'x'; 100_000]);
+    let (_, head) = websocket::connect(&server, "/greet/Mallory");
+    assert!(head.starts_with("HTTP/1.1 403 "), "{head}");
+}
+
+// --- Node ---
+
+#[test]
+fn express_works() {
+    node_framework_works("express", APP_JS, "express.js");
+}
+
+#[test]
+fn koa_works_as_an_es_module() {
+    node_framework_works("koa", "app.mjs", "koa.mjs");
+}
+
+#[test]
+fn fastify_works() {
+    node_framework_works("fastify", APP_JS, "fastify.js");
+}
+
+#[test]
+fn ws_works() {
+    if let Some(modules) = node_modules("ws") {
+        let server = node_server(site("ws", APP_JS, "ws.js"), "ws", &modules);
+        assert_eq!(server.get("ws", "/").ok(), "plain");
+        let printed = client_prints(&server, "ws", "ws-client.js", &modules);
+        assert_eq!(printed, "grüße\ntrue\nall together\n3001\n");
+    }
+}
+
+#[test]
+fn socket_io_works_by_polling_and_by_websocket() {
+    if let Some(modules) = node_modules("socket.io") {
+        let server = node_server(site("io", APP_JS, "socketio.js"), "io", &modules);
+        assert_eq!(server.get("io", "/").ok(), "plain");
+        let printed = client_prints(&server, "io", "socketio-client.js", &modules);
+        assert_eq!(printed, "echo over websocket\n");
+    }
+}
