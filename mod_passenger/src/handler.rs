@@ -31,7 +31,7 @@ pub(crate) enum Outcome {
     Declined,
     /// A response was passed on.
     Answered,
-    /// The connection was upgraded, and is ours from now on.
+    /// The request goes on without this thread, by our own means.
     Suspended,
     /// httpd shall answer with its page for this status.
     Status(u16),
@@ -84,7 +84,7 @@ fn serve(r: &mut Request<'_>, mapping: &Mapping) -> Result<Outcome, RequestError
             .map(|sticky| sticky.cookie(worker.client.route_of(process)));
         match attempt(r, worker, seat, &mut outbound) {
             Ok(Answer::PassedOn) => return Ok(Outcome::Answered),
-            Ok(Answer::Upgraded) => return Ok(Outcome::Suspended),
+            Ok(Answer::Suspended) => return Ok(Outcome::Suspended),
             Ok(Answer::Override(status)) => return Ok(Outcome::Status(status)),
             Err(AttemptError::Fatal(error)) => return Err(error),
             Err(AttemptError::Truncated(reason)) => {

@@ -24,6 +24,10 @@ pub(crate) fn register() {
     hooks::fixups();
     // Per request: talks to the app.
     hooks::handler();
+    // Per turn of a connection: the rest of a response that waited for its client.
+    hooks::process_connection();
+    // When a connection is given up while such a rest waits.
+    hooks::pre_close_connection();
     // When a handler's thread leaves a connection to us: WebSockets under event.
     hooks::suspend_connection();
 }

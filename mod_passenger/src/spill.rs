@@ -29,6 +29,42 @@ pub(crate) enum Rest {
     File(OwnedFd, u64, u64),
 }
 
+impl Rest {
+    /// Whether nothing is left.
+    pub(crate) fn is_empty(&self) -> bool {
+        match self {
+            Self::Nothing => true,
+            Self::Memory(bytes, from) => *from >= bytes.len(),
+            Self::File(_, _, length) => *length == 0,
+        }
+    }
+
+    /// Takes up to `most` of the oldest bytes.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub(crate) fn read(&mut self, most: usize) -> io::Result<Vec<u8>> {
+        match self {
+            Self::Nothing => Ok(Vec::new()),
+            Self::Memory(bytes, from) => {
+                let end = bytes.len().min(*from + most);
+                let piece = bytes[*from..end].to_vec();
+                *from = end;
+                Ok(piece)
+            }
+            Self::File(fd, offset, length) => {
+                let n = usize::try_from(*length).unwrap_or(usize::MAX).min(most);
+                let file = File::from(fd.try_clone()?);
+                let mut piece = vec![0; n];
+                file.read_exact_at(&mut piece, *offset)?;
+                *offset += n as u64;
+                *length -= n as u64;
+                Ok(piece)
+            }
+        }
+    }
+}
+
 impl<'d> Spill<'d> {
     /// An empty spill that keeps `memory_bytes` before it opens a file in `directory`.
     pub(crate) fn new(directory: &'d Path, memory_bytes: usize) -> Self {

@@ -51,8 +51,9 @@ def application(env, start_response):
     if env['PATH_INFO'] != '/big':
         start_response('200 OK', [('Content-Length', '5')])
         return [b'small']
-    start_response('200 OK', [])
-    return pieces(int(env['QUERY_STRING']))
+    length, *known = env['QUERY_STRING'].split('&')
+    start_response('200 OK', [('Content-Length', length)] if known else [])
+    return pieces(int(length))
 
 def pieces(left):
     while left > 0:
@@ -144,6 +145,90 @@ fn a_slow_reader_over_tls_occupies_no_process() {
     quick.send(request("/").as_bytes());
     assert_eq!(quick.head(), "HTTP/1.1 200 OK");
     assert_eq!(quick.bytes_of(5), b"small");
+}
+
+/// One worker process with three threads, over TLS, whose access log says what ended.
+fn three_threads(site: Site) -> Server {
+    with_tls(one_process(Mpm::Event), site)
+        .with("StartServers 1\nServerLimit 1\nThreadsPerChild 3\nMaxRequestWorkers 3")
+        .with("AsyncRequestWorkerFactor 10")
+        .with("CustomLog access.log \"%>s %U\"")
+        .start()
+}
+
+fn request(target: &str) -> Vec<u8> {
+    format!("GET {target} HTTP/1.1\r\nHost: slow\r\n\r\n").into_bytes()
+}
+
+/// More than the server has threads; each has read the head of a large response.
+fn slow_tls_readers(server: &Server) -> Vec<Program> {
+    (0..6)
+        .map(|_| {
+            let mut reader = Program::tls(server, "slow");
+            reader.send(&request(&format!("/big?{LARGE}&known")));
+            assert_eq!(reader.head(), "HTTP/1.1 200 OK");
+            reader
+        })
+        .collect()
+}
+
+fn await_logged(server: &Server, line: &str, times: usize) {
+    let log = server.root().join("access.log");
+    until(
+        &format!("{times} × {line:?} in the access log"),
+        PATIENCE,
+        || {
+            let text = std::fs::read_to_string(&log).unwrap_or_default();
+            text.lines().filter(|l| *l == line).count() == times
+        },
+    );
+}
+
+#[test]
+fn a_slow_reader_over_tls_occupies_no_thread_under_event() {
+    let server = three_threads(single());
+    let readers = slow_tls_readers(&server);
+    let mut quick = Program::tls(&server, "slow");
+    quick.send(&request("/"));
+    assert_eq!(quick.head(), "HTTP/1.1 200 OK");
+    assert_eq!(quick.bytes_of(5), b"small");
+    await_logged(&server, "200 /big", 0);
+    for mut reader in readers {
+        assert!(is_large_body(&reader.bytes_of(LARGE)), "not the body");
+        // The connection is kept alive as after any response.
+        reader.send(&request("/"));
+        assert_eq!(reader.head(), "HTTP/1.1 200 OK");
+        assert_eq!(reader.bytes_of(5), b"small");
+    }
+    await_logged(&server, "200 /big", 6);
+}
+
+#[test]
+fn slow_tls_readers_that_vanish_or_never_read_are_forgotten() {
+    let server = three_threads(single());
+    drop(slow_tls_readers(&server));
+    await_logged(&server, "200 /big", 6);
+
+    let impatient = three_threads(single().with("Timeout 1"));
+    let readers = slow_tls_readers(&impatient);
+    await_logged(&impatient, "200 /big", 6);
+    drop(readers);
+    let mut quick = Program::tls(&impatient, "slow");
+    quick.send(&request("/"));
+    assert_eq!(quick.head(), "HTTP/1.1 200 OK");
+}
+
+#[test]
+fn a_graceful_restart_lets_a_slow_tls_reader_finish() {
+    let server = three_threads(single());
+    let mut readers = slow_tls_readers(&server);
+    server.graceful();
+    let mut reader = readers.remove(0);
+    drop(readers);
+    assert!(is_large_body(&reader.bytes_of(LARGE)), "not the body");
+    let mut quick = Program::tls(&server, "slow");
+    quick.send(&request("/"));
+    assert_eq!(quick.head(), "HTTP/1.1 200 OK");
 }
 
 #[test]

@@ -117,8 +117,9 @@ impl<'a> Outbound<'a> {
 pub(crate) enum Answer {
     /// It went to the client.
     PassedOn,
-    /// The connection is not HTTP any more, and the relay's.
-    Upgraded,
+    /// The request goes on without this thread: the connection is the relay's, or the rest of the response waits
+    /// for its client.
+    Suspended,
     /// It was an error, and httpd shall answer with its own page for that status (`PassengerErrorOverride`).
     Override(u16),
 }
@@ -214,9 +215,7 @@ impl Attempt<'_, '_> {
             if let Some(path) = send_file::take_path(&mut response.head) {
                 return self.send_file(r, outbound.mapping, response, &path, whole_body_sent);
             }
-            return self
-                .respond(r, outbound, response, whole_body_sent)
-                .map(|()| Answer::PassedOn);
+            return self.respond(r, outbound, response, whole_body_sent);
         }
     }
 

@@ -6,6 +6,7 @@
 //! everything waits there, until the app is done or pauses: httpd takes one bucket of any size at once.
 
 use crate::ffi::brigade::{self, ClientLost};
+use crate::ffi::parking;
 use crate::ffi::request::Request;
 use crate::spill::{Rest, Spill};
 use std::io;
@@ -33,6 +34,15 @@ impl From<ClientLost> for OutputError {
     fn from(_: ClientLost) -> Self {
         Self::Client
     }
+}
+
+/// What became of a complete response.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Finish {
+    /// httpd has it.
+    Done,
+    /// The rest waits for the client; httpd must be told that the request is suspended.
+    Parked,
 }
 
 /// Where a response's bytes go.
@@ -188,25 +198,33 @@ impl<'d> Output<'d> {
     }
 
     /// The response is complete; `last` are its last bytes. The app is not waiting any more, so this may
-    /// block where httpd cannot finish without the thread.
-    pub(super) fn finish(mut self, r: &mut Request<'_>, last: &[u8]) -> Result<(), OutputError> {
-        if self.discards || self.spill.is_empty() {
-            let data = if self.discards { &[] } else { last };
-            return Ok(brigade::write(
-                r,
-                brigade::Output {
-                    data,
-                    end: true,
-                    ..Default::default()
-                },
-            )?);
-        }
-        self.spill.push(last).map_err(OutputError::Spill)?;
+    /// block where httpd can neither finish nor park the rest without the thread.
+    pub(super) fn finish(
+        mut self,
+        r: &mut Request<'_>,
+        last: &[u8],
+    ) -> Result<Finish, OutputError> {
         let end = brigade::Output {
             end: true,
             ..Default::default()
         };
-        Ok(write_rest(r, self.spill.into_rest(), end)?)
+        if self.discards {
+            brigade::write(r, end)?;
+            return Ok(Finish::Done);
+        }
+        let must_wait = !self.spill.is_empty() || r.has_pending_output();
+        if must_wait && self.has_socket && parking::is_worthwhile(r) && parking::is_possible(r) {
+            self.spill.push(last).map_err(OutputError::Spill)?;
+            parking::park(r, self.spill.into_rest());
+            return Ok(Finish::Parked);
+        }
+        if self.spill.is_empty() {
+            brigade::write(r, brigade::Output { data: last, ..end })?;
+            return Ok(Finish::Done);
+        }
+        self.spill.push(last).map_err(OutputError::Spill)?;
+        write_rest(r, self.spill.into_rest(), end)?;
+        Ok(Finish::Done)
     }
 
     /// The response is broken off after its head: passes what is there, then makes the client notice.

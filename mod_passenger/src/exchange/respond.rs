@@ -1,7 +1,7 @@
 //! From a response head to its last byte at httpd.
 
 use super::head::set_head;
-use super::output::{Output, OutputError};
+use super::output::{Finish, Output, OutputError};
 use super::{
     give_back, has_left, Answer, Attempt, AttemptError, Interruption, Outbound, Response, LEFT,
 };
@@ -41,7 +41,7 @@ impl Attempt<'_, '_> {
         outbound: &Outbound<'_>,
         response: Response,
         whole_body_sent: bool,
-    ) -> Result<(), AttemptError> {
+    ) -> Result<Answer, AttemptError> {
         let Response {
             head,
             body: mut decoder,
@@ -152,7 +152,7 @@ impl Attempt<'_, '_> {
         last: &[u8],
         budget: &Budget,
         reusable: bool,
-    ) -> Result<(), AttemptError> {
+    ) -> Result<Answer, AttemptError> {
         match budget.verdict() {
             Length::Right => {
                 // The connection first: whoever gets the seat next finds it in the cache, so that the app has
@@ -160,7 +160,7 @@ impl Attempt<'_, '_> {
                 let (mut seat, holds_seat) = (self.seat.take(), self.holds_seat);
                 self.keep(reusable);
                 give_back(&mut seat, holds_seat);
-                output.finish(r, last).map_err(|e| lost(r, e))
+                finish(r, output, last)
             }
             Length::TooLong => {
                 let _ = self.abandon();
@@ -169,7 +169,7 @@ impl Attempt<'_, '_> {
                      rest was cut off",
                     self.name()
                 );
-                output.finish(r, last).map_err(|e| lost(r, e))
+                finish(r, output, last)
             }
             Length::TooShort => {
                 give_back(&mut self.seat, self.holds_seat);
@@ -268,6 +268,14 @@ impl Attempt<'_, '_> {
         }
         output.truncate(r);
         AttemptError::Truncated(format!("application process {}: {reason}", self.name()))
+    }
+}
+
+fn finish(r: &mut Request<'_>, output: Output<'_>, last: &[u8]) -> Result<Answer, AttemptError> {
+    match output.finish(r, last) {
+        Ok(Finish::Done) => Ok(Answer::PassedOn),
+        Ok(Finish::Parked) => Ok(Answer::Suspended),
+        Err(e) => Err(lost(r, e)),
     }
 }
 

@@ -48,7 +48,7 @@ impl Attempt<'_, '_> {
         let (app, early) = self.connection.into_parts();
         match Tunnel::new(client, app, early, stream) {
             Ok(tunnel) => Ok(match carry(r, tunnel) {
-                Taken::ByRelay => Answer::Upgraded,
+                Taken::ByRelay => Answer::Suspended,
                 Taken::Over => Answer::PassedOn,
             }),
             Err(error) => Err(AttemptError::Truncated(error.to_string())),

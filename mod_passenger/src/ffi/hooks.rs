@@ -5,6 +5,7 @@ use std::ptr;
 
 use super::barrier::guard;
 use super::bindings as c;
+use super::parking::{on_pre_close_connection, on_process_connection};
 use super::pool::Pool;
 use super::relay::{self, on_suspend_connection};
 use super::request::Request;
@@ -25,6 +26,9 @@ const MIDDLE: c_int = c::APR_HOOK_MIDDLE as c_int;
 const FIRST: c_int = c::APR_HOOK_FIRST as c_int;
 #[allow(clippy::cast_possible_wrap)] // 19
 const ALMOST_LAST: c_int = c::APR_HOOK_LAST as c_int - 1;
+
+#[allow(clippy::cast_possible_wrap)] // 30
+const REALLY_LAST: c_int = c::APR_HOOK_REALLY_LAST as c_int;
 
 /// Most bytes of one path component on any file system of Linux (`NAME_MAX`).
 const LONGEST_COMPONENT: usize = 255;
@@ -53,6 +57,9 @@ static AFTER_US: Names<4> = Names([
     c"mod_include.c".as_ptr(),
     ptr::null(),
 ]);
+
+/// Whose hook for connections ours calls.
+static BEFORE_CORE: Names<2> = Names([c"http_core.c".as_ptr(), ptr::null()]);
 
 macro_rules! register {
     ($(#[$doc:meta])* $name:ident, $ap_hook:ident, $callback:ident) => {
@@ -83,6 +90,20 @@ pub(crate) fn fixups() {
     let (before, after) = (BEFORE_US.0.as_ptr(), AFTER_US.0.as_ptr());
     // SAFETY: as for the others; the lists are static and end with NULL.
     unsafe { c::ap_hook_fixups(Some(on_fixups), before, after, ALMOST_LAST) };
+}
+
+register!(
+    pre_close_connection,
+    ap_hook_pre_close_connection,
+    on_pre_close_connection
+);
+
+pub(crate) fn process_connection() {
+    let after = BEFORE_CORE.0.as_ptr();
+    // SAFETY: as for the others; the list is static and ends with NULL.
+    unsafe {
+        c::ap_hook_process_connection(Some(on_process_connection), ptr::null(), after, REALLY_LAST);
+    }
 }
 
 pub(crate) fn map_to_storage() {

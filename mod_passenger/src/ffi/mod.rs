@@ -11,6 +11,7 @@ mod layout;
 pub(crate) mod log;
 pub(crate) mod lookup;
 pub(crate) mod module;
+pub(crate) mod parking;
 pub(crate) mod pool;
 pub(crate) mod process;
 pub(crate) mod published;

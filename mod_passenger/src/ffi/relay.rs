@@ -7,6 +7,7 @@
 use super::barrier::guard;
 use super::bindings as c;
 use super::brigade::ClientLost;
+use super::parking::{keep, kept, Kept};
 use super::request::Request;
 use crate::upgrade::tunnel::Tunnel;
 use crate::upgrade::{relay, Field};
@@ -292,16 +293,9 @@ impl UpgradedClient {
 
 /// Has httpd hand the connection to the relay as soon as the handler has returned "suspended".
 pub(crate) fn suspend(r: &Request<'_>, tunnel: Tunnel) {
-    let tunnel = Box::into_raw(Box::new(tunnel)).cast::<c_void>();
-    // SAFETY: the vector has a slot for every loaded module, ours included; the hook below takes the Box.
-    unsafe {
-        let conn = (*r.as_ptr()).connection;
-        c::ap_set_module_config((*conn).conn_config, module(), tunnel);
-    }
-}
-
-fn module() -> *const c::module {
-    &raw const super::module::passenger_module
+    let tunnel = Box::into_raw(Box::new(Kept::Tunnel(tunnel)));
+    // SAFETY: the connection of the running hook; the hook below takes the Box.
+    unsafe { keep((*r.as_ptr()).connection, tunnel) };
 }
 
 pub(crate) unsafe extern "C" fn on_suspend_connection(
@@ -309,15 +303,17 @@ pub(crate) unsafe extern "C" fn on_suspend_connection(
     _r: *mut c::request_rec,
 ) {
     guard((), || {
-        // SAFETY: the connection of this hook; the slot is NULL or the Box of `suspend`, taken once.
-        let tunnel = unsafe {
-            let slot = c::psgr_module_config((*conn).conn_config, module());
-            c::ap_set_module_config((*conn).conn_config, module(), ptr::null_mut());
-            slot.cast::<Tunnel>()
-        };
-        if !tunnel.is_null() {
-            // SAFETY: made by Box::into_raw in `suspend`.
-            relay::adopt(*unsafe { Box::from_raw(tunnel) });
+        // SAFETY: the connection of this hook; the slot is NULL, a Box of `suspend`, which is taken once, or a parked
+        // response, which stays.
+        unsafe {
+            let slot = kept(conn);
+            if !matches!(slot.as_ref(), Some(Kept::Tunnel(_))) {
+                return;
+            }
+            keep(conn, ptr::null_mut());
+            if let Kept::Tunnel(tunnel) = *Box::from_raw(slot) {
+                relay::adopt(tunnel);
+            }
         }
     });
 }

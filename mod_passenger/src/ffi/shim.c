@@ -195,6 +195,17 @@ int psgr_conn_has_pending_output(const conn_rec *c)
     return c->data_in_output_filters != 0;
 }
 
+int psgr_run_core_connection(conn_rec *c)
+{
+    const apr_array_header_t *hooks = ap_hook_get_process_connection();
+    const ap_LINK_process_connection_t *hook = (const ap_LINK_process_connection_t *)hooks->elts;
+    for (int i = 0; i < hooks->nelts; i++) {
+        if (hook[i].szName && strcmp(hook[i].szName, "http_core.c") == 0)
+            return hook[i].pFunc(c);
+    }
+    return DECLINED;
+}
+
 void *psgr_module_config(const ap_conf_vector_t *vector, const module *m)
 {
     return ap_get_module_config(vector, m);

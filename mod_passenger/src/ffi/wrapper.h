@@ -107,6 +107,11 @@ void *psgr_module_config(const ap_conf_vector_t *vector, const module *m);
 /* core_dir_config of a request. */
 core_dir_config *psgr_core_dir_config(const request_rec *r);
 
+/* --- hooks of others ------------------------------------------------------------------------ */
+
+/* Runs httpd's own process_connection hook for HTTP/1; DECLINED if there is none. */
+int psgr_run_core_connection(conn_rec *c);
+
 /* --- the compiler's view of the layouts that Rust reads ------------------------------------- */
 
 typedef struct {
