@@ -17,11 +17,14 @@
 //! | [`config`], [`apps`] | what was configured, for which applications, of which types |
 //! | [`watchdog`] | the watchdog: store of descriptors, restarts, the end of everything |
 //! | [`store`] | what the two say to each other |
+//! | [`status`], [`admin`] | what can be seen of an instance, and asked of its agent |
+//! | [`tools`] | the command-line tools |
 //! | [`instance`], [`output`], [`log`] | the instance directory, reading what apps print, the log |
 //! | [`cgroup`] | the control group of the apps, where there may be one |
 //! | [`sys`] | what the standard library lacks of Linux: the only `unsafe` |
 #![deny(unsafe_code)]
 
+pub mod admin;
 pub mod agent;
 pub mod apps;
 pub mod cgroup;
@@ -34,7 +37,9 @@ pub mod output;
 pub mod pool;
 pub mod spawn;
 mod starvation;
+pub mod status;
 pub mod store;
 #[allow(unsafe_code)]
 pub mod sys;
+pub mod tools;
 pub mod watchdog;

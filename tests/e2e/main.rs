@@ -28,6 +28,7 @@
 //! * `hijack`: apps that write HTTP themselves.
 //! * `sticky`: clients that stay with a process.
 //! * `shipped`: the demo of `make run` and the files of `apache-conf`.
+//! * `tools`: passenger-status and passenger-config.
 //! * `stop`: nothing is left, whatever the apps do against it.
 //! * `upgrade`: another build is installed under a running server.
 //!
@@ -67,6 +68,7 @@ mod stop;
 mod stopped;
 mod tls;
 mod upgrade;
+mod tools;
 mod users;
 mod websocket;
 

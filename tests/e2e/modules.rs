@@ -229,7 +229,7 @@ fn authentication_names_the_user_and_keeps_others_out() {
         assert_eq!(server.get("app", "/in/file.txt").status, 401);
         assert_eq!(
             server.app_pids("app"),
-            [],
+            [0; 0],
             "an unauthorised request started the app"
         );
         let request = Request::get("/in/x").header("Authorization", "Basic YW5uYTpwYXNzd29yZA==");

@@ -210,7 +210,7 @@ fn a_refusal_reaches_a_client_that_is_still_sending() {
         }
         assert_eq!(
             server.app_pids("app"),
-            [],
+            [0; 0],
             "a refused upload started the app"
         );
     }
@@ -385,7 +385,7 @@ fn a_full_disk_is_a_507_and_the_app_is_not_touched() {
         assert_eq!(refused.status, 507);
         server.log().expect("PSGR0203");
         server.log().expect("PassengerDataBufferDir");
-        assert_eq!(server.app_pids("app"), [], "the app was started");
+        assert_eq!(server.app_pids("app"), [0; 0], "the app was started");
         assert_eq!(
             server.post("app", "/echo", &vec![b'x'; 500_000]).body.len(),
             500_000

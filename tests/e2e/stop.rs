@@ -21,7 +21,7 @@ fn stop_leaves_no_process_and_no_file() {
         server.stop_within(STOP_DEADLINE);
         assert_eq!(
             server.survivors_after_a_moment(),
-            [],
+            [0; 0],
             "{mpm:?}: {}",
             server.evidence()
         );
@@ -52,7 +52,7 @@ fn stop_ends_even_the_stubborn(language: Language) {
     server.stop_within(STOP_DEADLINE);
     assert_eq!(
         server.survivors_after_a_moment(),
-        [],
+        [0; 0],
         "{name}: {}",
         server.evidence()
     );
@@ -83,7 +83,7 @@ fn a_stop_right_after_the_start_leaves_nothing() {
     server.stop_within(STOP_DEADLINE);
     assert_eq!(
         server.survivors_after_a_moment(),
-        [],
+        [0; 0],
         "{}",
         server.evidence()
     );

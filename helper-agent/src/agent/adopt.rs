@@ -15,15 +15,22 @@ use super::retiring::Share;
 use super::start::StoredProcess;
 use crate::config::Definition;
 use crate::pool::{CodeWait, Event, GroupId, GroupLimits, ProcessId};
+use crate::status::board::{GroupNote, ProcessNote};
 
 impl Agent {
     pub(super) fn adopt(&mut self, stored: Vec<StoredProcess>) {
         self.view.adopt();
+        let former = self.board.former();
         // Minimums only count when all processes are known, or new ones would be started at once.
         let mut limits = Vec::new();
         for (reference, params, definition) in self.view.groups() {
             match Definition::decode(&definition) {
-                Ok(definition) => limits.push(self.adopt_group(reference, params, definition)),
+                Ok(definition) => limits.push(self.adopt_group(
+                    reference,
+                    params,
+                    definition,
+                    former.groups.get(&reference),
+                )),
                 Err(e) => {
                     log::error!("[BUG] {reference} cannot be adopted: {e}");
                     self.view.remove_group(reference);
@@ -38,7 +45,8 @@ impl Agent {
             .collect();
         for process in stored {
             let snapshot = found.remove(&process.reference);
-            self.adopt_process(process, snapshot.as_ref());
+            let note = former.processes.get(&process.reference);
+            self.adopt_process(process, snapshot.as_ref(), note);
         }
         for snapshot in found.into_values() {
             log::warn!(
@@ -60,6 +68,7 @@ impl Agent {
         reference: GroupRef,
         params: GroupParams,
         definition: Definition,
+        note: Option<&GroupNote>,
     ) -> Event {
         let configuration = Arc::clone(&self.configuration);
         let registration = configuration.translate(&definition);
@@ -70,9 +79,13 @@ impl Agent {
             // Its keys would keep workers from asking, and only asking makes it known again.
             self.view.remove_keys_of(reference);
         }
+        let note = note.cloned().unwrap_or_else(|| GroupNote {
+            name: format!("under {}", definition.registration.document_root),
+            ..GroupNote::default()
+        });
         let group = Group {
             reference,
-            name: format!("under {}", definition.registration.document_root),
+            name: note.name,
             is_named: options.is_some(),
             registration: registration.filter(|_| options.is_some()),
             definition,
@@ -84,6 +97,12 @@ impl Agent {
             restart_look: RestartLook::default(),
             failure: None,
             not_preloaded: None,
+            failed_at: 0,
+            former_failure: note.last_failure,
+            failed_starts: note.failed_starts,
+            is_resisting: note.is_resisting,
+            last_crash: note.last_crash,
+            facts: note.facts,
             preparing_since: None,
         };
         let limits = group.limits();
@@ -99,7 +118,12 @@ impl Agent {
         Event::GroupChanged { group: id, limits }
     }
 
-    fn adopt_process(&mut self, stored: StoredProcess, snapshot: Option<&ProcessSnapshot>) {
+    fn adopt_process(
+        &mut self,
+        stored: StoredProcess,
+        snapshot: Option<&ProcessSnapshot>,
+        note: Option<&ProcessNote>,
+    ) {
         let StoredProcess {
             reference,
             pid,
@@ -115,6 +139,7 @@ impl Agent {
         let parts = (Arc::new(pidfd), Arc::new(output), Arc::new(control));
         let body = self.body(id, pid, parts, &Arc::new(Mutex::new(None)));
         let group = snapshot.and_then(|s| self.groups.by_reference(s.group));
+        let takes = self.view.load(reference).takes;
         let mut process = Process {
             group: group.unwrap_or(GroupId(0)),
             reference,
@@ -122,7 +147,11 @@ impl Agent {
             phase: Phase::Serving,
             body: Some(body),
             // What it had under its former agent is not known; it begins anew.
-            share: Share::after(self.view.load(reference).takes),
+            share: Share::after(takes),
+            takes_before: note.map_or(takes, |note| note.takes_before),
+            takes_seen: takes,
+            last_used: note.map_or(0, |note| note.last_used),
+            spawn_ms: note.map_or(0, |note| note.spawn_ms),
             question: None,
             is_ending: false,
             is_drained: false,

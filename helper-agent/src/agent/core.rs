@@ -13,6 +13,7 @@ use passenger_shm::{AgentView, ClientId};
 use tokio::signal::unix::{signal, Signal, SignalKind};
 use tokio::sync::mpsc;
 
+use super::board::BoardWriter;
 use super::groups::Groups;
 use super::preloading::Preloaders;
 use super::processes::{Body, Processes};
@@ -29,6 +30,7 @@ use crate::instance;
 use crate::log as sink;
 use crate::pool::{Command, Event, Millis, Pool, PoolLimits};
 use crate::spawn::launch::Limits;
+use crate::status::board::Board;
 use crate::store::{StartDescriptors, ToAgent};
 use crate::sys::readiness::{self, Readable};
 
@@ -69,6 +71,7 @@ pub(super) struct Agent {
     pub(super) stop_at: Option<Instant>,
     pub(super) next_token: u64,
     pub(super) retiring: RetiringLook,
+    pub(super) board: BoardWriter,
     epoch: Instant,
     inbox: mpsc::Receiver<Happening>,
     events: VecDeque<Event>,
@@ -89,6 +92,7 @@ impl Agent {
         let (happenings, inbox) = mpsc::channel(MAX_PENDING);
         let configuration = Arc::new(inventory.configuration);
         let now = Instant::now();
+        let board = Board::open(inventory.descriptors.board.try_clone()?);
         let mut agent = Self {
             view,
             pool: Pool::new(pool_limits(&configuration)),
@@ -114,6 +118,7 @@ impl Agent {
             stop_at: None,
             next_token: 1,
             retiring: RetiringLook::default(),
+            board: BoardWriter::new(board),
             epoch: now,
             inbox,
             events: VecDeque::new(),
@@ -144,12 +149,15 @@ impl Agent {
     pub(super) async fn run(&mut self) -> io::Result<()> {
         let doorbell = readiness::watch(Arc::new(self.descriptors.doorbell.try_clone()?))?;
         let mut children = signal(SignalKind::child())?;
+        let admin = Arc::new(self.descriptors.admin.try_clone()?);
+        watch(super::admin::serve(admin, self.happenings.clone()));
         self.reap_strangers();
         while !(self.is_finished && self.preloaders.are_gone()) {
             self.view.beat();
             self.store.watch_the_watchdog();
             self.turn(&doorbell, &mut children).await?;
             self.settle();
+            self.write_board();
         }
         self.store.stopped();
         Ok(())
@@ -210,6 +218,11 @@ impl Agent {
         match happening {
             Happening::Store(message, fds) => self.on_store(&message, fds),
             Happening::StoreClosed => self.become_watchdog(),
+            Happening::Administered {
+                viewer,
+                request,
+                reply,
+            } => self.on_administered(viewer, &request, reply),
             Happening::Asked {
                 client,
                 message,
@@ -315,7 +328,9 @@ impl Agent {
             Command::Kill { process } => self.kill(process),
             Command::AwaitCode { group, wait } => self.await_code(group, wait),
             Command::KeptOld { group } => {
-                if let Some(group) = self.groups.get(group) {
+                self.board.touch();
+                if let Some(group) = self.groups.get_mut(group) {
+                    group.is_resisting = true;
                     log::warn!(
                         "app {}: its new code does not start, the processes of the old code go on serving \
                          until the next restart",

@@ -6,11 +6,13 @@
 
 use std::time::Duration;
 
+use super::board::seconds_now;
 use super::core::Agent;
 use super::processes::{Body, Phase};
 use super::tasks::{self, Happening};
 use crate::instance;
 use crate::pool::{Event, ProcessId};
+use crate::status::board::CrashNote;
 use crate::sys::process::{self, ExitStatus};
 
 /// What a failed process printed last may take so long to arrive after its end.
@@ -83,14 +85,16 @@ impl Agent {
             }
             Phase::Serving => {
                 let how = status.map_or_else(|| "ended".to_owned(), |status| status.to_string());
-                let name = self
-                    .groups
-                    .get(process.group)
-                    .map_or("?", |group| &group.name);
+                let group = self.groups.get_mut(process.group);
+                let name = group.as_ref().map_or("?", |group| &group.name);
                 if is_ending {
                     log::info!("app {name}: process {pid} {how}");
                 } else {
                     log::warn!("app {name}: process {pid} {how} without having been asked to");
+                    if let Some(group) = group {
+                        let at = seconds_now();
+                        group.last_crash = Some(CrashNote { pid, at, how });
+                    }
                 }
                 self.bury(id);
                 self.tell(Event::Exited { process: id });

@@ -3,6 +3,7 @@
 
 use std::sync::PoisonError;
 
+use super::board::seconds_now;
 use super::core::Agent;
 use super::processes::{Body, Process, Way};
 use crate::pool::{Event, GroupId, ProcessId};
@@ -101,6 +102,9 @@ impl Agent {
             );
         }
         group.failure = Some(failure);
+        group.failed_at = seconds_now();
+        group.failed_starts = group.failed_starts.saturating_add(1);
+        self.board.touch();
     }
 }
 

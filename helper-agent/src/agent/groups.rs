@@ -11,6 +11,7 @@ use passenger_shm::{GroupParams, GroupRef};
 use super::restarts::RestartLook;
 use crate::config::{AppOptions, Configuration, Definition, Identity};
 use crate::pool::{CodeWait, GroupId, GroupLimits};
+use crate::status::board::{CrashNote, FailureNote, GroupFacts};
 
 /// Registrations that one group remembers; a worker that invents more makes it forget, not grow.
 const MAX_REGISTRATIONS: usize = 256;
@@ -40,6 +41,18 @@ pub(super) struct Group {
     pub(super) failure: Option<SpawnFailure>,
     /// The code that cannot be preloaded: its processes are started directly.
     pub(super) not_preloaded: Option<u32>,
+    /// When that was, in seconds since 1970.
+    pub(super) failed_at: u64,
+    /// What the agent before noted of a failure.
+    pub(super) former_failure: Option<FailureNote>,
+    /// Starts that failed since one succeeded.
+    pub(super) failed_starts: u32,
+    /// The new code does not start, and old processes serve.
+    pub(super) is_resisting: bool,
+    /// The last process that ended without having been asked to.
+    pub(super) last_crash: Option<CrashNote>,
+    /// What it is and whose.
+    pub(super) facts: GroupFacts,
     /// Since when a helper thread is looking at its files; one that hangs must not be joined by others.
     pub(super) preparing_since: Option<Instant>,
 }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use passenger_shm::STALE_GRANT;
 
+use super::board::seconds_now;
 use super::core::Agent;
 use super::processes::{Phase, Question};
 use crate::pool::{LoadSeen, Observation, ProcessId, QueueSeen};
@@ -44,6 +45,10 @@ impl Agent {
                         streams: load.streams,
                         takes: load.takes,
                     };
+                    if process.takes_seen != load.takes {
+                        process.takes_seen = load.takes;
+                        process.last_used = seconds_now();
+                    }
                     observation.loads.push((id, seen));
                 }
                 Phase::Dead { since, is_freed } => {
@@ -118,6 +123,7 @@ impl Agent {
             return;
         };
         self.view.dead(process.reference);
+        self.board.touch();
         process.phase = Phase::Dead {
             since: Instant::now(),
             is_freed: false,

@@ -22,10 +22,14 @@
 //! | `adopt` | taking over what an earlier agent left |
 //! | `restarts` | restart files; what workers are told of a restart |
 //! | `retiring` | processes that had their share of requests, memory or time |
+//! | `board` | what is noted for those who look, and for a successor |
+//! | `admin` | what tools ask for |
 //! | `workers` | connections of httpd's children |
 //! | `store_link`, `vigil` | what the watchdog is told, whether it lives; becoming the watchdog |
 
+mod admin;
 mod adopt;
+mod board;
 mod core;
 mod ending;
 mod failing;

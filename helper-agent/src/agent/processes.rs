@@ -32,6 +32,14 @@ pub(super) struct Process {
     pub(super) body: Option<Body>,
     /// What it has had of requests and time.
     pub(super) share: Share,
+    /// Seats of its slot that were taken before it.
+    pub(super) takes_before: u64,
+    /// Seats taken when last looked at.
+    pub(super) takes_seen: u64,
+    /// When that number changed last, in seconds since 1970; 0 = never.
+    pub(super) last_used: u64,
+    /// How long its start took, in milliseconds.
+    pub(super) spawn_ms: u64,
     /// A question about orphans that it has not answered.
     pub(super) question: Option<Question>,
     /// Whether the pool wants it to end.

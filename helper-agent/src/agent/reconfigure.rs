@@ -119,6 +119,7 @@ impl Agent {
         group.name = name.unwrap_or_else(|| group.name.clone());
         if is_outdated {
             group.code_generation = group.code_generation.wrapping_add(1);
+            group.is_resisting = false;
             log::info!(
                 "app {}: its configuration changed, its processes are replaced",
                 group.name

@@ -16,6 +16,7 @@ use super::start::parse;
 use super::tasks::Happening;
 use crate::config::{Application, Configuration, Identity};
 use crate::pool::{CodeWait, Event, GroupId};
+use crate::status::board::GroupFacts;
 use crate::store::Past;
 
 /// How long a registration waits for its configuration, and for file systems. A worker gives its connection
@@ -218,6 +219,7 @@ impl Agent {
     ) -> Result<GroupId, String> {
         let definition = configuration.define(registration, identity)?;
         let bytes = definition.encode()?;
+        let facts = GroupFacts::of(&app);
         let mut group = Group {
             reference: passenger_shm::GroupRef::new(0, 0),
             name: app.group_name,
@@ -232,6 +234,12 @@ impl Agent {
             restart_look: RestartLook::default(),
             failure: None,
             not_preloaded: None,
+            failed_at: 0,
+            former_failure: None,
+            failed_starts: 0,
+            is_resisting: false,
+            last_crash: None,
+            facts,
             preparing_since: None,
         };
         group.reference = self
@@ -241,6 +249,7 @@ impl Agent {
         let limits = group.limits();
         log::info!("app {} is served from now on", group.name);
         let id = self.groups.insert(group);
+        self.board.touch_now();
         self.tell(Event::GroupAdded { group: id, limits });
         self.look_at_restart_files();
         Ok(id)

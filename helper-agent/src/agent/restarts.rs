@@ -150,6 +150,8 @@ impl Agent {
             return;
         };
         group.code_generation = group.code_generation.wrapping_add(1);
+        group.is_resisting = false;
+        self.board.touch();
         log::info!("app {}: {reason}, its processes are replaced", group.name);
         self.end_preloaders(Some(id));
         self.tell(Event::Restart { group: id });

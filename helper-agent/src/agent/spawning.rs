@@ -66,6 +66,10 @@ impl Agent {
             phase: Phase::Starting(Box::new(starting)),
             body: None,
             share: Share::after(self.view.load(reference).takes),
+            takes_before: 0,
+            takes_seen: 0,
+            last_used: 0,
+            spawn_ms: 0,
             question: None,
             is_ending: false,
             is_drained: false,
@@ -140,10 +144,12 @@ impl Agent {
         id: ProcessId,
         result: Result<Box<Prepared>, String>,
     ) {
+        self.board.touch_now();
         if let Some(group) = self.groups.get_mut(group) {
             group.preparing_since = None;
             if let Ok(prepared) = &result {
                 group.name.clone_from(&prepared.group_name);
+                group.learn(prepared);
             }
         }
         let is_awaited = self
@@ -375,8 +381,16 @@ impl Agent {
         let has_loaded = starting.has_loaded;
         process.phase = Phase::Serving;
         self.view.publish(reference, &params);
+        // Only now do the counters of its slot mean this process.
+        process.takes_before = self.view.load(reference).takes;
+        process.takes_seen = process.takes_before;
+        process.spawn_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        self.board.touch();
         if let Some(group) = self.groups.get_mut(group_id) {
             group.failure = None;
+            group.former_failure = None;
+            group.failed_starts = 0;
+            group.is_resisting = false;
             log::info!(
                 "app {}: process {pid} is ready after {} ms",
                 group.name,

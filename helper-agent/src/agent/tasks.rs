@@ -14,6 +14,7 @@ use passenger_shm::ClientId;
 use tokio::sync::{mpsc, oneshot};
 
 use super::restarts::RestartFiles;
+use crate::admin::{Answer, Request};
 use crate::config::Application;
 use crate::log as sink;
 use crate::output::{Drained, LineDrain, Scratch, STALE};
@@ -22,6 +23,7 @@ use crate::spawn::dialogue::{self, Lines, Said};
 use crate::spawn::fork::{self, Hello};
 use crate::spawn::prepare::Prepared;
 use crate::spawn::report::Tail;
+use crate::status::compose::Viewer;
 use crate::store::ToAgent;
 use crate::sys::pidfd::Pidfd;
 use crate::sys::readiness::watch;
@@ -33,6 +35,12 @@ pub(super) enum Happening {
     Store(ToAgent, Vec<OwnedFd>),
     /// The watchdog is gone.
     StoreClosed,
+    /// A tool asks.
+    Administered {
+        viewer: Viewer,
+        request: Request,
+        reply: oneshot::Sender<Answer>,
+    },
     /// A worker asks.
     Asked {
         client: ClientId,

@@ -1,4 +1,5 @@
-//! The helper agent, and with `--spawn FD` the shim between its fork and an app's loader.
+//! The helper agent; with `--spawn FD` the shim between its fork and an app's loader, with `--report` the
+//! reporter that answers one tool.
 
 use std::process::ExitCode;
 
@@ -6,6 +7,7 @@ fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
     match (arguments.next().as_deref(), arguments.next()) {
         (Some("--spawn"), Some(order)) => ExitCode::from(helper_agent::spawn::shim::run(&order)),
+        (Some("--report"), None) => ExitCode::from(helper_agent::status::reporter::main()),
         (None, None) => ExitCode::from(helper_agent::agent::main()),
         _ => {
             eprintln!("passenger-helper-agent is started by passenger-watchdog only");

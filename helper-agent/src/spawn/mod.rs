@@ -16,9 +16,10 @@
 //! * `shim.rs` – the child's side, between fork and the loader;
 //! * `dialogue.rs` – the lines of the control socket;
 //! * `fork.rs` – the same for a process that a preloader forks;
-//! * `report.rs` – a failure in words.
+//! * `report.rs` – a failure in words; `diagnosis.rs` – what a process that does not get ready is doing.
 
 pub mod accounts;
+pub mod diagnosis;
 pub mod dialogue;
 pub mod environment;
 pub mod fork;

@@ -16,6 +16,7 @@ use super::identity::{self, FileOwner, Identity, Rules};
 use super::order::SpawnOrder;
 use super::ownership;
 use crate::config::{Application, Configuration, OwnerRule};
+use crate::status::board::GroupFacts;
 use crate::sys::process::effective_uid;
 
 /// A start that may begin.
@@ -25,6 +26,10 @@ pub struct Prepared {
     pub order: SpawnOrder,
     /// Uid the process will have.
     pub uid: u32,
+    /// That user's name.
+    pub user: String,
+    /// What the app is, for who looks.
+    pub about: GroupFacts,
     /// Budget of the whole start.
     pub timeout: Duration,
     /// Requests at once whatever the process says; 0 = unlimited.
@@ -84,6 +89,8 @@ pub fn prepare(
     Ok(Prepared {
         order,
         uid: me.uid,
+        user: me.user.clone(),
+        about: GroupFacts::of(&app),
         timeout: app.options.start_timeout(),
         forced_concurrency: app.options.forced_concurrency(),
         preloads: app.options.preloads(app.kind),

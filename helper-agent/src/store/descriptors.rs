@@ -32,11 +32,17 @@ pub struct StartDescriptors {
     pub reserve_write: OwnedFd,
     /// Reading end of the reserve.
     pub reserve_read: OwnedFd,
+    /// What the agent notes beside the tables ([`crate::status::board`]).
+    pub board: OwnedFd,
+    /// Where tools ask for the status: the watchdog accepts.
+    pub status: OwnedFd,
+    /// Where tools ask for deeds: the agent accepts.
+    pub admin: OwnedFd,
 }
 
 impl StartDescriptors {
     /// How many there are.
-    pub const COUNT: usize = 13;
+    pub const COUNT: usize = 16;
 
     /// All of them in the order they travel in.
     #[must_use]
@@ -55,6 +61,9 @@ impl StartDescriptors {
             self.parent_pidfd.as_fd(),
             self.reserve_write.as_fd(),
             self.reserve_read.as_fd(),
+            self.board.as_fd(),
+            self.status.as_fd(),
+            self.admin.as_fd(),
         ]
     }
 
@@ -73,7 +82,7 @@ impl StartDescriptors {
                 ),
             )
         })?;
-        let [routes, routes_read_only, traffic, doorbell, hello, hello_workers, lock, watchdog_image, agent_image, parent_channel, parent_pidfd, reserve_write, reserve_read] =
+        let [routes, routes_read_only, traffic, doorbell, hello, hello_workers, lock, watchdog_image, agent_image, parent_channel, parent_pidfd, reserve_write, reserve_read, board, status, admin] =
             fds;
         Ok(Self {
             routes,
@@ -89,6 +98,9 @@ impl StartDescriptors {
             parent_pidfd,
             reserve_write,
             reserve_read,
+            board,
+            status,
+            admin,
         })
     }
 }

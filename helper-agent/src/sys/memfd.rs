@@ -27,6 +27,25 @@ pub fn with_contents(name: &CStr, contents: &[u8]) -> io::Result<OwnedFd> {
     Ok(file.into())
 }
 
+/// A close-on-exec memory file of that size, readable and writable by its owner only, zeros at first. Its
+/// size is for ever, its contents are not; pages that were never written take no memory.
+///
+/// # Errors
+/// Those of `memfd_create`, `fchmod`, `ftruncate` and sealing.
+pub fn of_size(name: &CStr, bytes: u64) -> io::Result<OwnedFd> {
+    let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
+    // SAFETY: `name` is a terminated string that outlives the call; flags are by value.
+    let fd = check(unsafe { libc::memfd_create(name.as_ptr(), flags) })?;
+    // SAFETY: the kernel has just made this descriptor for us; nobody else knows its number.
+    let file = File::from(unsafe { OwnedFd::from_raw_fd(fd) });
+    file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+    file.set_len(bytes)?;
+    let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
+    // SAFETY: takes an int by value; `file` keeps the descriptor open.
+    check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) })?;
+    Ok(file.into())
+}
+
 /// Everything in a memory or ordinary file, whatever the file offset is (it is shared between all who
 /// have the descriptor) and without moving it.
 ///

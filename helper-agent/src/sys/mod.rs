@@ -6,6 +6,7 @@ pub mod clock;
 pub mod descriptor;
 pub mod epoll;
 pub mod limits;
+pub mod listener;
 pub mod memfd;
 pub mod pidfd;
 pub mod process;

@@ -89,6 +89,7 @@ impl Watchdog {
         match self.try_start_agent() {
             Ok(pid) => {
                 self.supervisor.started(Instant::now());
+                self.agent_history.started();
                 log::debug!("started helper agent {pid}");
                 if let Err(e) = instance::write_pid(&self.instance_dir, "agent.pid", pid) {
                     log::warn!("{e}");
@@ -325,6 +326,7 @@ impl Watchdog {
         } else if self.ending.is_some() {
             log::warn!("helper agent {pid} {ended} while stopping");
         } else {
+            self.agent_history.died(&ended);
             let pause = self.supervisor.gone(Instant::now());
             log::error!(
                 "helper agent {pid} {ended}; requests go on with the processes there are, \

@@ -12,6 +12,7 @@ use passenger_shm::{ClientId, WatchdogView};
 use super::agent::AgentProcess;
 use super::reserve::Reserve;
 use super::shutdown::Ending;
+use super::status::{AgentHistory, Reporter};
 use super::supervisor::Supervisor;
 use super::table::{ProcessKey, Table};
 use crate::output::Scratch;
@@ -28,6 +29,7 @@ pub(super) enum Source {
     Parent,
     ParentDeath,
     Hello,
+    Status,
     AgentChannel,
     AgentDeath,
     WorkerDeath(ClientId),
@@ -107,6 +109,9 @@ pub(super) struct Watchdog {
     pub(super) table: Table,
     pub(super) supervisor: Supervisor,
     pub(super) agent: Option<AgentProcess>,
+    pub(super) agent_history: AgentHistory,
+    /// Children that answer tools.
+    pub(super) reporters: Vec<Reporter>,
     pub(super) scratch: Scratch,
     /// Whether lines of apps say whose they are (`PassengerDisableLogPrefix`).
     pub(super) has_log_prefix: bool,
@@ -136,6 +141,8 @@ impl Watchdog {
         self.parent_death_token = events.add(death, Source::ParentDeath, Trigger::Readable)?;
         self.hello.set_nonblocking(true)?;
         events.add(self.hello.as_fd(), Source::Hello, Trigger::Readable)?;
+        let status = self.descriptors.status.as_fd();
+        events.add(status, Source::Status, Trigger::Readable)?;
         Ok(())
     }
 
@@ -168,6 +175,7 @@ impl Watchdog {
             Source::Parent => self.on_parent(),
             Source::ParentDeath => self.on_parent_death(),
             Source::Hello => self.on_hello(),
+            Source::Status => self.on_status(),
             Source::AgentChannel if event.is_readable => self.on_agent_messages(),
             Source::AgentChannel => {}
             Source::AgentDeath => self.on_agent_death(),

@@ -17,6 +17,7 @@
 //! | `settings` | what it takes from the configuration for itself |
 //! | `outbox` | what the agent is told |
 //! | `parent`, `workers`, `agent`, `output` | what happens on each kind of channel |
+//! | `status` | starting a reporter for whoever connects to the status socket |
 //! | `supervisor` | when to start, abort, kill the agent (pure) |
 //! | `table` | what is kept for the agent's successor |
 //! | `shutdown`, `stop` | asking for the end; enforcing it |
@@ -33,6 +34,7 @@ mod reserve;
 mod settings;
 mod shutdown;
 mod start;
+mod status;
 pub mod stop;
 pub mod supervisor;
 pub mod table;

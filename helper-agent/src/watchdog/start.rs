@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::sys::signal::Signal;
+use nix::sys::socket::SockType;
 use passenger_shm::channel::Channel;
 use passenger_shm::messages::{FromParent, ToParent};
 use passenger_shm::{Capacities, ClientId, WatchdogView};
@@ -17,16 +18,19 @@ use super::core::{Events, Originals, Watchdog};
 use super::rebuild;
 use super::reserve::Reserve;
 use super::settings::Head;
+use super::status::AgentHistory;
 use super::supervisor::Supervisor;
 use super::table::{ConfigEntry, ProcessEntry, ProcessKey, Table, WorkerEntry, Workers};
 use super::takeover::{self, Inherited};
+use crate::admin;
 use crate::cgroup::{Cgroup, Place};
 use crate::instance::{self, Instance, Properties};
 use crate::output::Scratch;
+use crate::status::{self, board::Board};
 use crate::store::{Past, StartDescriptors};
 use crate::sys::pidfd::Pidfd;
 use crate::sys::signals::Signals;
-use crate::sys::{descriptor, limits, process};
+use crate::sys::{descriptor, limits, listener, process};
 
 /// Number of the parent channel, by protocol.
 const PARENT_CHANNEL: i32 = 3;
@@ -202,7 +206,7 @@ fn build(basis: Basis<'_>, parent: Pidfd, config: ConfigEntry) -> Result<Watchdo
     make_cgroup(&instance);
     let made = write_properties(&instance, &head, parent_pid).and_then(|()| {
         let capacities = head.capacities();
-        let descriptors = make_descriptors(&capacities, channel, parent, instance.lock)?;
+        let descriptors = make_descriptors(&capacities, channel, parent, instance)?;
         let has_log_prefix = head.has_log_prefix();
         Parts {
             signals,
@@ -241,7 +245,7 @@ fn make_descriptors(
     capacities: &Capacities,
     channel: &Channel,
     parent: Pidfd,
-    lock: OwnedFd,
+    instance: Instance,
 ) -> Result<StartDescriptors, String> {
     let image = process::own_image_path().map_err(|e| format!("cannot find own program: {e}"))?;
     let agent_image = open_image(&image.with_file_name("passenger-helper-agent"))?;
@@ -253,6 +257,11 @@ fn make_descriptors(
     hello.receive_credentials().map_err(no_channel)?;
     let (reserve_write, reserve_read) =
         Reserve::pair().map_err(|e| format!("cannot create the reserve: {e}"))?;
+    let listen = |name: &str, kind: SockType| {
+        let path = instance.path.join(name);
+        listener::open_to_all(&path, kind)
+            .map_err(|e| format!("cannot listen at {}: {e}", path.display()))
+    };
     Ok(StartDescriptors {
         routes: segments.routes,
         routes_read_only: segments.routes_read_only,
@@ -260,7 +269,10 @@ fn make_descriptors(
         doorbell: descriptor::doorbell().map_err(|e| format!("cannot create the doorbell: {e}"))?,
         hello: hello.into(),
         hello_workers: hello_workers.into(),
-        lock,
+        status: listen(status::SOCKET, SockType::Stream)?,
+        admin: listen(admin::SOCKET, SockType::SeqPacket)?,
+        board: Board::create().map_err(|e| format!("cannot create the board: {e}"))?,
+        lock: instance.lock,
         watchdog_image,
         agent_image,
         parent_channel: channel.as_fd().try_clone_to_owned().map_err(no_channel)?,
@@ -400,6 +412,8 @@ impl Parts {
             table,
             supervisor: Supervisor::new(now),
             agent: None,
+            agent_history: AgentHistory::default(),
+            reporters: Vec::new(),
             scratch: Scratch::new().map_err(failed)?,
             has_log_prefix,
             busy_outputs: Vec::new(),

@@ -15,10 +15,12 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use helper_agent::instance::Instance;
+use helper_agent::status::board::Board;
 use helper_agent::store::{ToAgent, ToWatchdog};
 use helper_agent::sys::pidfd::Pidfd;
 use helper_agent::sys::spawn::{spawn, Program, Started};
-use helper_agent::sys::{descriptor, memfd, tree};
+use helper_agent::sys::{descriptor, listener, memfd, tree};
+use nix::sys::socket::SockType;
 use passenger_shm::channel::{Channel, Received};
 use passenger_shm::messages::{Apache, Config, Directive, Record, Registration, Server};
 use passenger_shm::{create_segments, Capacities, ClientId, InspectView, ModuleView, SegmentFds};
@@ -223,10 +225,10 @@ impl Watchdog {
         let instance = Instance::create(&stage.directory.join("registry")).unwrap();
         let (hello, hello_workers) = Channel::pair().unwrap();
         let (parent, parent_far) = Channel::pair().unwrap();
-        let spare: Vec<OwnedFd> = [hello, hello_workers, parent, parent_far]
-            .into_iter()
-            .map(OwnedFd::from)
-            .collect();
+        let channels = [hello, hello_workers, parent, parent_far].map(OwnedFd::from);
+        let admin = listener::open_to_all(&instance.path.join("admin"), SockType::SeqPacket);
+        let mut spare = Vec::from(channels);
+        spare.extend([Board::create().unwrap(), admin.unwrap()]);
         let (agent, channel) = launch_agent(&stage);
         let mut watchdog = Self {
             stage,
@@ -284,6 +286,9 @@ impl Watchdog {
             me.as_fd(),
             self.spare[0].as_fd(),
             self.spare[1].as_fd(),
+            self.spare[4].as_fd(),
+            self.spare[5].as_fd(),
+            self.spare[5].as_fd(),
         ];
         self.channel.send(&start, &fds).unwrap();
         let config = self.config.clone();

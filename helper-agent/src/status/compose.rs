@@ -1,0 +1,341 @@
+//! From tables and board to the report of one viewer. Pure, but for what the caller lets it ask.
+
+use std::collections::HashMap;
+
+use passenger_shm::{Load, ProcessSnapshot, ProcessState, Snapshot};
+
+use super::board::{GroupNote, Notes, ProcessNote};
+use super::report::{AgentReport, Enabled, GroupReport, InstanceReport, ProcessReport, Report};
+use super::usage::Usage;
+
+/// Version of the report's meaning.
+const FORMAT: u32 = 1;
+
+/// Who looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Viewer {
+    /// Root, and the user of an instance without root.
+    All,
+    /// The apps that run as this user.
+    Owner(u32),
+}
+
+impl Viewer {
+    /// Who a peer with that uid is for an instance that runs as `instance_uid`.
+    #[must_use]
+    pub fn of(uid: u32, instance_uid: u32) -> Self {
+        if uid == 0 || uid == instance_uid {
+            Self::All
+        } else {
+            Self::Owner(uid)
+        }
+    }
+
+    /// Whether that viewer may see and steer what runs as `uid`; nobody but the first kind what has not
+    /// run yet.
+    #[must_use]
+    pub fn may_see(self, uid: Option<u32>) -> bool {
+        match self {
+            Self::All => true,
+            Self::Owner(own) => uid == Some(own),
+        }
+    }
+}
+
+/// What the report is made from besides tables and board.
+pub struct Sources<'a> {
+    /// Who looks.
+    pub viewer: Viewer,
+    /// The instance.
+    pub instance: InstanceReport,
+    /// The agent, as the watchdog sees it.
+    pub agent: AgentReport,
+    /// Now, in milliseconds of `CLOCK_MONOTONIC`.
+    pub now_ms: u64,
+    /// What a process costs.
+    pub usage: &'a dyn Fn(i32) -> Usage,
+}
+
+/// Writes the report.
+#[must_use]
+pub fn compose(snapshot: &Snapshot, notes: &Notes, sources: Sources<'_>) -> Report {
+    let known: HashMap<(u32, u32), &ProcessNote> = notes
+        .processes
+        .iter()
+        .map(|note| ((note.slot, note.generation), note))
+        .collect();
+    let mut report = Report {
+        format: FORMAT,
+        own_apps_only: sources.viewer != Viewer::All,
+        max: notes.max_pool_size,
+        ..Report::default()
+    };
+    for entry in &snapshot.groups {
+        let note = notes.groups.iter().find(|note| {
+            (note.index, note.generation) == (entry.group.index(), entry.group.generation())
+        });
+        let unknown = GroupNote::default();
+        let note = note.unwrap_or(&unknown);
+        if !sources.viewer.may_see(note.facts.uid) {
+            continue;
+        }
+        let mut group = from_note(note);
+        group.get_wait_list_size = entry.waiting.unwrap_or(0);
+        group.oldest_wait_ms = entry.oldest_ms.unwrap_or(0);
+        group.max_request_queue_size = entry.params.queue_limit;
+        group.code_generation = entry.params.code_generation;
+        group.failed_starts_total = entry.spawn_failures;
+        for (process, load) in &snapshot.processes {
+            let is_shown = process.state == ProcessState::Starting
+                || sources.viewer.may_see(Some(process.uid));
+            if process.group != entry.group || process.state == ProcessState::Dead || !is_shown {
+                continue;
+            }
+            let name = (process.process.slot(), process.process.generation());
+            let note = known.get(&name).copied();
+            let shown = one_process(process, load.unwrap_or_default(), note, &sources);
+            count(&mut group, &shown);
+            group.processes.push(shown);
+        }
+        report.get_wait_list_size += group.get_wait_list_size;
+        report.process_count += group.enabled_process_count;
+        report.capacity_used += u32::try_from(group.processes.len()).unwrap_or(u32::MAX);
+        report.groups.push(group);
+    }
+    report.groups.sort_by(|a, b| a.name.cmp(&b.name));
+    report.group_count = u32::try_from(report.groups.len()).unwrap_or(u32::MAX);
+    report.instance = sources.instance;
+    report.agent = sources.agent;
+    report
+}
+
+fn from_note(note: &GroupNote) -> GroupReport {
+    let facts = note.facts.clone();
+    let name = if note.name.is_empty() {
+        // The agent has made it this moment, or died before it could say more.
+        "(an app that has just been found)".to_owned()
+    } else {
+        note.name.clone()
+    };
+    GroupReport {
+        name,
+        app_root: facts.app_root,
+        app_type: facts.app_type,
+        environment: facts.environment,
+        base_uri: facts.base_uri,
+        user: facts.user,
+        uid: facts.uid,
+        resisting_deployment_error: note.is_resisting,
+        failed_starts: note.failed_starts,
+        last_failure: note.last_failure.clone(),
+        last_crash: note.last_crash.clone(),
+        ..GroupReport::default()
+    }
+}
+
+fn one_process(
+    process: &ProcessSnapshot,
+    load: Load,
+    note: Option<&ProcessNote>,
+    sources: &Sources<'_>,
+) -> ProcessReport {
+    let enabled = match process.state {
+        ProcessState::Starting => Enabled::Starting,
+        ProcessState::Live => Enabled::Enabled,
+        ProcessState::Draining | ProcessState::Dead => Enabled::Disabling,
+    };
+    let pid = match (process.pid, note) {
+        (0, Some(note)) => note.pid,
+        (pid, _) => pid,
+    };
+    let sessions = load.held.saturating_add(load.granted);
+    let in_work = u64::from(sessions) + u64::from(load.orphans);
+    let processed = note.map_or(0, |note| {
+        load.takes.saturating_sub(note.takes_before + in_work)
+    });
+    let uptime_ms = match process.started_ms {
+        0 => 0,
+        started => sources.now_ms.saturating_sub(started),
+    };
+    ProcessReport {
+        pid,
+        gupid: process.process.to_string(),
+        enabled,
+        uid: process.uid,
+        concurrency: process.concurrency,
+        sessions,
+        orphans: load.orphans,
+        streams: load.streams,
+        processed,
+        uptime_seconds: uptime_ms / 1_000,
+        spawn_ms: note.map_or(0, |note| note.spawn_ms),
+        last_used: note.map_or(0, |note| note.last_used),
+        code_generation: process.code_generation,
+        usage: if pid > 0 {
+            (sources.usage)(pid)
+        } else {
+            Usage::default()
+        },
+    }
+}
+
+fn count(group: &mut GroupReport, process: &ProcessReport) {
+    match process.enabled {
+        Enabled::Starting => group.processes_being_spawned += 1,
+        Enabled::Enabled => {
+            group.enabled_process_count += 1;
+            let is_old = process.code_generation != group.code_generation;
+            group.restarting |= is_old && !group.resisting_deployment_error;
+        }
+        Enabled::Disabling => group.disabling_process_count += 1,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use passenger_shm::{Capacities, GroupParams, GroupRef, ProcessRef, Protocol};
+
+    use super::super::board::GroupFacts;
+    use super::*;
+
+    fn group(index: u32, queue: u32) -> passenger_shm::GroupSnapshot {
+        passenger_shm::GroupSnapshot {
+            group: GroupRef::new(index, 2),
+            params: GroupParams {
+                queue_limit: 100,
+                queue_time_ms: 0,
+                code_generation: 3,
+                code_wait_ms: 0,
+                restart_mark: 1,
+            },
+            spawn_failures: 0,
+            waiting: Some(queue),
+            oldest_ms: Some(7),
+        }
+    }
+
+    fn process(slot: u32, group: u32, uid: u32, state: ProcessState) -> ProcessSnapshot {
+        ProcessSnapshot {
+            process: ProcessRef::new(slot, 1),
+            group: GroupRef::new(group, 2),
+            state,
+            pid: 100 + i32::try_from(slot).unwrap(),
+            uid,
+            concurrency: 1,
+            protocol: Protocol::Binary,
+            code_generation: 2,
+            started_ms: 5_000,
+        }
+    }
+
+    fn tables() -> (Snapshot, Notes) {
+        let note = |index: u32, name: &str, uid: u32| GroupNote {
+            index,
+            generation: 2,
+            name: name.into(),
+            facts: GroupFacts {
+                uid: Some(uid),
+                ..GroupFacts::default()
+            },
+            ..GroupNote::default()
+        };
+        let load = Load {
+            held: 1,
+            granted: 0,
+            orphans: 1,
+            streams: 2,
+            takes: 50,
+        };
+        let snapshot = Snapshot {
+            capacities: Capacities::for_httpd(1, 1, 1),
+            config_generation: 1,
+            heartbeat: 1,
+            is_superseded: false,
+            groups: vec![group(0, 3), group(1, 0)],
+            processes: vec![
+                (process(0, 0, 1000, ProcessState::Live), Some(load)),
+                (process(1, 1, 1001, ProcessState::Live), Some(load)),
+                (process(2, 0, 1000, ProcessState::Dead), None),
+                (process(3, 0, 1000, ProcessState::Draining), None),
+            ],
+        };
+        let notes = Notes {
+            max_pool_size: 6,
+            groups: vec![note(0, "alice", 1000), note(1, "bob", 1001)],
+            processes: vec![ProcessNote {
+                slot: 0,
+                generation: 1,
+                takes_before: 40,
+                ..ProcessNote::default()
+            }],
+            ..Notes::default()
+        };
+        (snapshot, notes)
+    }
+
+    fn seen_by(viewer: Viewer) -> Report {
+        let (snapshot, notes) = tables();
+        let sources = Sources {
+            viewer,
+            instance: InstanceReport::default(),
+            agent: AgentReport::default(),
+            now_ms: 8_500,
+            usage: &|_| Usage::default(),
+        };
+        compose(&snapshot, &notes, sources)
+    }
+
+    #[test]
+    fn root_sees_everything_and_an_owner_only_his_own() {
+        let all = seen_by(Viewer::of(0, 0));
+        let names: Vec<&str> = all.groups.iter().map(|g| g.name.as_str()).collect();
+        assert_eq!(names, ["alice", "bob"]);
+        assert!(!all.own_apps_only);
+        let alices = seen_by(Viewer::of(1000, 0));
+        assert_eq!(alices.groups, all.groups[..1]);
+        assert!(alices.own_apps_only);
+        assert_eq!((alices.group_count, alices.process_count), (1, 1));
+        assert_eq!(seen_by(Viewer::of(4711, 0)).groups, []);
+        assert_eq!(
+            Viewer::of(4711, 4711),
+            Viewer::All,
+            "an instance without root"
+        );
+        assert!(!Viewer::Owner(0).may_see(None));
+    }
+
+    #[test]
+    fn numbers_come_from_the_tables_and_count_what_is_done() {
+        let report = seen_by(Viewer::All);
+        let alice = &report.groups[0];
+        assert_eq!((alice.get_wait_list_size, alice.oldest_wait_ms), (3, 7));
+        assert_eq!(alice.processes.len(), 2, "the dead one is not shown");
+        assert_eq!(alice.disabling_process_count, 1);
+        assert!(alice.restarting, "a process of old code takes requests");
+        let process = &alice.processes[0];
+        assert_eq!(
+            (process.sessions, process.orphans, process.streams),
+            (1, 1, 2)
+        );
+        assert_eq!(process.processed, 8, "50 taken, 40 before it, 2 in work");
+        assert_eq!(process.uptime_seconds, 3);
+        assert_eq!(report.capacity_used, 3);
+    }
+
+    #[test]
+    fn a_group_without_a_note_is_shown_to_root_alone() {
+        let (snapshot, _) = tables();
+        let sources = |viewer| Sources {
+            viewer,
+            instance: InstanceReport::default(),
+            agent: AgentReport::default(),
+            now_ms: 0,
+            usage: &|_| Usage::default(),
+        };
+        let notes = Notes::default();
+        let root = compose(&snapshot, &notes, sources(Viewer::All));
+        assert_eq!(root.group_count, 2);
+        let owner = compose(&snapshot, &notes, sources(Viewer::Owner(1000)));
+        assert_eq!(owner.group_count, 0);
+    }
+}

@@ -1,0 +1,135 @@
+//! The command-line tools: one program, `passenger`, that also answers to `passenger-status` and
+//! `passenger-config`. They find instances in the registry directories and talk to an instance's two sockets;
+//! who they are the kernel tells.
+//!
+//! | exit status | meaning |
+//! |---|---|
+//! | 0 | done, or nothing wrong |
+//! | 1 | no such instance, app or process; a check found an error |
+//! | 2 | wrong usage; the instance does not answer; a check found warnings only |
+//!
+//! * `arguments.rs` – what can be typed, and `--help`;
+//! * `registry.rs` – which instances there are, and choosing one;
+//! * `client.rs` – asking an instance;
+//! * `status_text.rs` – a report as text; `steer.rs` – restart, detach, list;
+//! * `validate.rs`, `checks.rs`, `trial.rs` – looking whether everything is in order.
+
+mod arguments;
+mod checks;
+mod client;
+mod registry;
+mod status_text;
+mod steer;
+mod trial;
+mod validate;
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use arguments::{Command, ConfigCommand, Show, StatusArguments};
+
+/// What ends a tool early: an exit status and a sentence for standard error.
+#[derive(Debug)]
+struct Failure {
+    status: u8,
+    message: String,
+}
+
+impl Failure {
+    /// There is no such thing.
+    fn absent(message: impl Into<String>) -> Self {
+        Self {
+            status: 1,
+            message: message.into(),
+        }
+    }
+
+    /// It cannot be asked, or not like that.
+    fn unable(message: impl Into<String>) -> Self {
+        Self {
+            status: 2,
+            message: message.into(),
+        }
+    }
+}
+
+/// How a tool ended: an exit status that is not a failure of the tool itself.
+type Outcome = Result<u8, Failure>;
+
+/// The program.
+#[must_use]
+pub fn main() -> ExitCode {
+    let outcome = match arguments::parse(std::env::args_os()) {
+        Ok(command) => run(&command),
+        Err(e) => {
+            // Also `--help` and `--version`, which go to standard output and are no errors.
+            let _ = e.print();
+            return ExitCode::from(u8::try_from(e.exit_code()).unwrap_or(2));
+        }
+    };
+    match outcome {
+        Ok(status) => ExitCode::from(status),
+        Err(failure) => {
+            let _ = writeln!(io::stderr(), "{}", failure.message);
+            ExitCode::from(failure.status)
+        }
+    }
+}
+
+fn run(command: &Command) -> Outcome {
+    match command {
+        Command::Status(arguments) => status(arguments),
+        Command::Config(config) => match &config.command {
+            ConfigCommand::RestartApp(arguments) => steer::restart_app(arguments),
+            ConfigCommand::DetachProcess(arguments) => steer::detach_process(arguments),
+            ConfigCommand::ListInstances(arguments) => steer::list_instances(arguments),
+            ConfigCommand::Validate(arguments) => validate::validate(arguments),
+        },
+    }
+}
+
+fn status(arguments: &StatusArguments) -> Outcome {
+    let instance = registry::choose(arguments.instance.as_deref())?;
+    let show = if arguments.json {
+        Show::Json
+    } else {
+        arguments.show
+    };
+    if show == Show::Json {
+        let document = client::status_document(&instance)?;
+        let value: serde_json::Value = serde_json::from_slice(&document)
+            .map_err(|e| Failure::unable(format!("the instance's answer is not JSON: {e}")))?;
+        say(&format!("{value:#}\n"))?;
+        return Ok(0);
+    }
+    let report = client::status(&instance)?;
+    let look = status_text::Look {
+        has_header: !arguments.no_header,
+        is_verbose: arguments.verbose,
+        has_colors: arguments.force_colors || is_terminal(),
+        now: seconds_now(),
+    };
+    say(&status_text::render(&report, look))?;
+    Ok(0)
+}
+
+/// Writes to standard output; a reader that has seen enough (`| head`) is no error.
+fn say(text: &str) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure::unable(format!("cannot write the output: {e}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn is_terminal() -> bool {
+    io::IsTerminal::is_terminal(&io::stdout())
+}
+
+fn seconds_now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.unwrap_or_default().as_secs()
+}

@@ -1,0 +1,194 @@
+//! Which instances there are: directories in the registries whose watchdog lives.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::Failure;
+use crate::instance::{self, Properties};
+
+/// Names the one registry to look in.
+const VARIABLE: &str = "PASSENGER_INSTANCE_REGISTRY_DIR";
+
+/// Where root's instances are, whoever looks.
+const OF_ROOT: &str = "/run/passenger-instreg";
+
+/// A running instance.
+#[derive(Debug, Clone)]
+pub(super) struct Found {
+    /// Its directory.
+    pub(super) path: PathBuf,
+    /// The random part of its name.
+    pub(super) name: String,
+    /// What it wrote about itself, as far as it can be read.
+    pub(super) properties: Option<Properties>,
+    /// Its watchdog.
+    pub(super) watchdog_pid: i32,
+    /// Its agent, which may be dead.
+    pub(super) agent_pid: Option<i32>,
+}
+
+impl Found {
+    /// What httpd calls itself.
+    pub(super) fn software(&self) -> &str {
+        let properties = self.properties.as_ref();
+        properties.map_or("unknown server", |p| p.server_software.as_str())
+    }
+}
+
+/// The registries to look in.
+fn registries() -> Vec<PathBuf> {
+    match std::env::var_os(VARIABLE) {
+        Some(directory) if !directory.is_empty() => vec![PathBuf::from(directory)],
+        _ => {
+            let mut all = vec![PathBuf::from(OF_ROOT), instance::default_registry()];
+            all.dedup();
+            all
+        }
+    }
+}
+
+/// All running instances, in the order of their names.
+pub(super) fn all() -> Vec<Found> {
+    let directories = registries()
+        .into_iter()
+        .filter_map(|r| fs::read_dir(r).ok());
+    let entries = directories.flatten().flatten();
+    let mut found: Vec<Found> = entries.filter_map(|entry| look(&entry.path())).collect();
+    found.sort_by(|a, b| a.name.cmp(&b.name));
+    found
+}
+
+/// The instance in that directory, if it runs.
+fn look(path: &Path) -> Option<Found> {
+    let name = path.file_name()?.to_str()?.strip_prefix("passenger.")?;
+    let watchdog_pid = pid_in(path, "watchdog.pid")?;
+    if !is_watchdog(watchdog_pid) {
+        return None;
+    }
+    // Only who may open the lock can ask it; others believe the PID.
+    if matches!(instance::is_held(path), Ok(false)) {
+        return None;
+    }
+    let properties = fs::read(path.join("properties.json")).ok();
+    Some(Found {
+        path: path.to_owned(),
+        name: name.to_owned(),
+        properties: properties.and_then(|text| serde_json::from_slice(&text).ok()),
+        watchdog_pid,
+        agent_pid: pid_in(path, "agent.pid").filter(|pid| is_alive(*pid)),
+    })
+}
+
+fn pid_in(path: &Path, file: &str) -> Option<i32> {
+    fs::read_to_string(path.join(file))
+        .ok()?
+        .trim()
+        .parse()
+        .ok()
+}
+
+/// Whether that process is a watchdog and not somebody who got the number after it.
+fn is_watchdog(pid: i32) -> bool {
+    let name = fs::read_to_string(format!("/proc/{pid}/comm"));
+    // Where others' processes are hidden (hidepid) the number has to do.
+    name.map_or(is_alive(pid), |name| name.starts_with("passenger-watch"))
+}
+
+fn is_alive(pid: i32) -> bool {
+    let pid = nix::unistd::Pid::from_raw(pid);
+    !matches!(
+        nix::sys::signal::kill(pid, None),
+        Err(nix::errno::Errno::ESRCH)
+    )
+}
+
+/// The instance that is meant.
+pub(super) fn choose(prefix: Option<&str>) -> Result<Found, Failure> {
+    pick(all(), prefix)
+}
+
+fn pick(mut found: Vec<Found>, prefix: Option<&str>) -> Result<Found, Failure> {
+    if found.is_empty() {
+        return Err(Failure::absent(nothing()));
+    }
+    if let Some(prefix) = prefix {
+        found.retain(|instance| instance.name.starts_with(prefix));
+    }
+    match (found.len(), prefix) {
+        (1, _) => Ok(found.remove(0)),
+        (0, Some(prefix)) => Err(Failure::absent(format!(
+            "there is no instance whose name begins with {prefix:?}; passenger-config list-instances shows \
+             those there are"
+        ))),
+        _ => Err(Failure::absent(format!(
+            "several instances are running; name one of them:\n\n{}",
+            table(&found)
+        ))),
+    }
+}
+
+/// Why there may be none.
+pub(super) fn nothing() -> String {
+    let looked: Vec<String> = registries()
+        .iter()
+        .map(|r| r.display().to_string())
+        .collect();
+    format!(
+        "no Apache httpd with Passenger is running: there is no living instance in {}. If \
+         PassengerInstanceRegistryDir is set, set {VARIABLE} to the same directory",
+        looked.join(" or ")
+    )
+}
+
+/// Names, PIDs and servers in columns.
+pub(super) fn table(found: &[Found]) -> String {
+    use std::fmt::Write as _;
+    let mut text = format!(
+        "{:<25} {:<7} {}\n{}\n",
+        "Name",
+        "PID",
+        "Description",
+        "-".repeat(74)
+    );
+    for instance in found {
+        // Writing to a String cannot fail.
+        let (name, pid) = (&instance.name, instance.watchdog_pid);
+        let _ = writeln!(text, "{name:<25} {pid:<7} {}", instance.software());
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(name: &str) -> Found {
+        Found {
+            path: PathBuf::from("/nowhere"),
+            name: name.into(),
+            properties: None,
+            watchdog_pid: 7,
+            agent_pid: None,
+        }
+    }
+
+    #[test]
+    fn the_beginning_of_a_name_is_enough_and_must_be_unique() {
+        let two = || vec![found("abcdefg"), found("abxxxxx")];
+        assert_eq!(pick(two(), Some("abc")).unwrap().name, "abcdefg");
+        assert_eq!(pick(vec![found("x")], None).unwrap().name, "x");
+        let several = pick(two(), Some("ab")).unwrap_err();
+        assert!(several.status == 1 && several.message.contains("abxxxxx"));
+        assert!(pick(two(), Some("z"))
+            .unwrap_err()
+            .message
+            .contains("\"z\""));
+        assert_eq!(pick(Vec::new(), None).unwrap_err().status, 1);
+    }
+
+    #[test]
+    fn our_own_process_is_no_watchdog() {
+        assert!(!is_watchdog(i32::try_from(std::process::id()).unwrap()));
+        assert!(look(Path::new("/tmp/passenger.does-not-exist")).is_none());
+    }
+}
