@@ -400,7 +400,7 @@ impl World {
                     self.tell(Event::SpawnReady {
                         process: id,
                         concurrency,
-                        has_loaded: true,
+                        has_loaded: process % 2 == 0,
                     });
                 }
             }

@@ -1,7 +1,7 @@
 //! Processes that a preloader forks: from the question to the moment when the agent knows the process as well as one
 //! that it has started itself. After that they are the same.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,7 +14,6 @@ use super::processes::{Process, Way};
 use super::tasks::{self, Happening};
 use crate::instance;
 use crate::pool::{GroupId, ProcessId};
-use crate::spawn::dialogue;
 use crate::spawn::fork::{self, Asked, Hello};
 use crate::spawn::launch;
 use crate::sys::process::effective_uid;
@@ -157,7 +156,6 @@ impl Agent {
         let Some(process) = self.processes.get_mut(id) else {
             return Ok(());
         };
-        let reference = process.reference;
         let Some(starting) = process.starting() else {
             return Ok(());
         };
@@ -182,25 +180,7 @@ impl Agent {
             preloader.forks += 1;
             preloader.last_used = Instant::now();
         }
-        let descriptors = [
-            body.pidfd.as_fd(),
-            body.output.as_fd(),
-            body.control.as_fd(),
-        ];
-        match self.store.deposit(reference, pid, descriptors) {
-            Ok(()) => {
-                if let Err(e) = body.say(dialogue::go()) {
-                    log::debug!("process {pid} ended before it began: {e}");
-                }
-            }
-            Err(e) => {
-                body.kill_group();
-                log::error!("cannot put process {pid} into the store: {e}");
-            }
-        }
-        if let Some(process) = self.processes.get_mut(id) {
-            process.body = Some(body);
-        }
+        self.let_go_on(id, body);
         Ok(())
     }
 

@@ -214,41 +214,35 @@ impl Agent {
             launched.pid,
             prepared.order.command()
         );
-        if let Some(Err(e)) = self.cgroup.as_ref().map(|cgroup| cgroup.add(launched.pid)) {
-            log::warn!(
-                "cannot put process {} into the control group: {e}",
-                launched.pid
-            );
-        }
         let body = self.watch_body(id, launched, &tail);
-        let deposited = self.store.deposit(
-            reference,
-            body.pid,
-            [
-                body.pidfd.as_fd(),
-                body.output.as_fd(),
-                body.control.as_fd(),
-            ],
-        );
-        // Only who is in the store may go on: a successor must know every process there is.
-        let gone = match deposited {
-            Ok(()) => body.say(dialogue::go()),
-            Err(e) => {
-                body.kill_group();
-                log::error!("cannot put process {} into the store: {e}", body.pid);
-                Ok(())
-            }
-        };
-        if let Err(e) = gone {
-            log::debug!("process {} ended before it began: {e}", body.pid);
-        }
-        if let Some(process) = self.processes.get_mut(id) {
-            process.body = Some(body);
-        }
+        self.let_go_on(id, body);
         Ok(())
     }
 
-    /// Gives a process its watchers.
+    /// Puts a process into the store and then lets it go on: a successor must know every process there is.
+    pub(super) fn let_go_on(&mut self, id: ProcessId, body: Body) {
+        let Some(process) = self.processes.get_mut(id) else {
+            return;
+        };
+        let descriptors = [
+            body.pidfd.as_fd(),
+            body.output.as_fd(),
+            body.control.as_fd(),
+        ];
+        let deposited = self.store.deposit(process.reference, body.pid, descriptors);
+        match deposited.map(|()| body.say(dialogue::go())) {
+            Ok(Ok(())) => {}
+            Ok(Err(e)) => log::debug!("process {} ended before it began: {e}", body.pid),
+            Err(e) => {
+                body.kill_group();
+                log::error!("cannot put process {} into the store: {e}", body.pid);
+            }
+        }
+        process.body = Some(body);
+    }
+
+    /// Puts a process that came out of the shim where it belongs (what it forks will be there as well), and gives
+    /// it its watchers.
     pub(super) fn watch_body(
         &self,
         id: ProcessId,
@@ -261,6 +255,9 @@ impl Agent {
             output,
             control,
         } = launched;
+        if let Some(Err(e)) = self.cgroup.as_ref().map(|cgroup| cgroup.add(pid)) {
+            log::warn!("cannot put process {pid} into the control group: {e}");
+        }
         let parts = (Arc::new(pidfd), Arc::new(output), Arc::new(control));
         let mut body = self.body(id, pid, parts, tail);
         body.is_child = true;

@@ -570,6 +570,29 @@ fn requests_wait_for_the_code_of_a_fast_app_for_a_moment() {
 }
 
 #[test]
+fn how_fast_a_process_is_forked_says_nothing_of_how_long_new_code_takes_to_load() {
+    let group = GROUP;
+    for (has_loaded, waits) in [(false, false), (true, true)] {
+        let mut pool = pool(6);
+        let limits = GroupLimits {
+            rolling: Rolling::Auto,
+            ..limits(2)
+        };
+        let commands = pool.handle(Millis(0), Event::GroupAdded { group, limits });
+        let commands = ready(&mut pool, 5_000, one(&commands));
+        let forked = Event::SpawnReady {
+            process: one(&commands),
+            concurrency: 1,
+            has_loaded,
+        };
+        pool.handle(Millis(5_010), forked);
+        let commands = pool.handle(Millis(9_000), Event::Restart { group });
+        let is_wait = |c: &Command| matches!(c, Command::AwaitCode { .. });
+        assert_eq!(commands.iter().any(is_wait), waits);
+    }
+}
+
+#[test]
 fn with_rolling_off_all_old_processes_end_when_the_first_new_one_is_ready() {
     let group = GROUP;
     let (mut pool, first, commands) = restart_with(Rolling::Off, true);

@@ -1,5 +1,5 @@
 //! What the loader tests are made of: an application process started as the agent would start it
-//! ([`process`]), and a client for each of the two request protocols ([`client`]).
+//! ([`process`]) or forked by a preloader ([`worker`]), and a client for each of the two request protocols ([`client`]).
 
 #![allow(
     dead_code,
@@ -10,6 +10,7 @@ pub(crate) mod binary;
 pub(crate) mod client;
 pub(crate) mod http;
 pub(crate) mod process;
+pub(crate) mod worker;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};

@@ -17,11 +17,15 @@ use nix::sys::signal::{kill, Signal};
 use nix::unistd::{pipe2, Pid};
 
 use super::client::Client;
+use super::worker::Worker;
 use super::{wait_until, Language, DEADLINE};
 
 /// Moves the descriptors that `Command` can pass (0 and 1) to where the loader expects them. A shell
 /// instead of `pre_exec`, which would need `unsafe`.
 const PLACE_DESCRIPTORS: &str = r#"exec 3<&0 4<&1 </dev/null >&2; exec "$@""#;
+
+/// The same for a preloader, which listens nowhere.
+const PLACE_CONTROL: &str = r#"exec 3<&0 </dev/null >&2; exec "$@""#;
 
 static COUNTER: AtomicU32 = AtomicU32::new(0);
 
@@ -69,8 +73,14 @@ impl Launch {
         let (ours, theirs) = UnixStream::pair().expect("socket pair");
         let (log_out, log_in) = pipe2(OFlag::O_CLOEXEC).expect("pipe");
 
+        let preloads = |(name, _): &(String, String)| name == "PASSENGER_PRELOAD";
+        let placing = if self.variables.iter().any(preloads) {
+            PLACE_CONTROL
+        } else {
+            PLACE_DESCRIPTORS
+        };
         let child = Command::new("/bin/sh")
-            .args(["-c", PLACE_DESCRIPTORS, "sh"])
+            .args(["-c", placing, "sh"])
             .arg(interpreter)
             .arg(self.language.loader())
             .current_dir(&self.app)
@@ -157,6 +167,14 @@ impl AppProcess {
             .expect("write a control line");
     }
 
+    /// A preloader: asks it for a worker.
+    pub(crate) fn fork(&mut self) -> Worker {
+        let control = self.control.as_ref().expect("the control socket is open");
+        let number = COUNTER.fetch_add(1, Ordering::Relaxed);
+        let socket = self.directory.join(format!("worker-{number}"));
+        Worker::ask(self.language, control.get_ref(), socket)
+    }
+
     /// Asks how busy it is and returns the numbers it answers with.
     pub(crate) fn ask_busy(&mut self, token: &str) -> Vec<u64> {
         self.tell(&format!("busy? {token}"));
@@ -209,14 +227,18 @@ impl AppProcess {
 
     /// The sockets the process has open, as `/proc` names them.
     pub(crate) fn open_sockets(&self) -> Vec<String> {
-        let descriptors =
-            fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("the process lives");
-        descriptors
-            .filter_map(|entry| fs::read_link(entry.ok()?.path()).ok())
-            .map(|target| target.to_string_lossy().into_owned())
-            .filter(|target| target.starts_with("socket:"))
-            .collect()
+        sockets_of(self.child.id())
     }
+}
+
+/// The sockets that a process has open, as `/proc` names them.
+pub(crate) fn sockets_of(pid: impl std::fmt::Display) -> Vec<String> {
+    let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).expect("the process lives");
+    descriptors
+        .filter_map(|entry| fs::read_link(entry.ok()?.path()).ok())
+        .map(|target| target.to_string_lossy().into_owned())
+        .filter(|target| target.starts_with("socket:"))
+        .collect()
 }
 
 impl Drop for AppProcess {
@@ -265,7 +287,7 @@ fn agent_environment(app: &Path, startup_file: &str) -> Vec<(String, String)> {
 }
 
 /// Reads the output as it comes, so that a full pipe never stops the process.
-fn collect(mut pipe: impl Read + Send + 'static) -> Arc<Mutex<Vec<u8>>> {
+pub(crate) fn collect(mut pipe: impl Read + Send + 'static) -> Arc<Mutex<Vec<u8>>> {
     let log = Arc::new(Mutex::new(Vec::new()));
     let copy = Arc::clone(&log);
     std::thread::spawn(move || {
