@@ -469,6 +469,54 @@ fn node_applications_may_choose_their_server() {
 }
 
 #[test]
+fn node_listens_in_every_form() {
+    for form in [
+        "nothing",
+        "callback",
+        "port",
+        "port as text",
+        "port, callback",
+        "port, host",
+        "port, host, backlog",
+        "path",
+        "options with a port",
+        "options with a path",
+        "options with a descriptor",
+        "passenger",
+        "/passenger",
+        "undefined",
+        "null",
+    ] {
+        let launch = node("node-listen", "app.js").variable("LISTEN", form);
+        let Some(process) = launch.start_ready() else {
+            return;
+        };
+        assert_eq!(get(&process, "/").text(), format!("{form} at passenger"));
+        process.expect_log("returns itself: true");
+        if process.log().contains("has a callback: true") {
+            process.expect_log("called back, listening: true");
+        }
+    }
+}
+
+#[test]
+fn node_answers_in_the_order_of_requests_on_a_connection() {
+    let Some(process) = node("node-listen", "pipeline.js").start_ready() else {
+        return;
+    };
+    let mut client = process.connect();
+    let mut bytes = client.encode(&Request::get("/slow"));
+    bytes.extend(client.encode(&Request::get("/quick")));
+    client.stream.write_all(&bytes).expect("send both at once");
+    assert_eq!(get(&process, "/quick").text(), "/quick", "on another one");
+    assert_eq!(get(&process, "/go").text(), "/go");
+    for expected in ["/slow", "/quick"] {
+        let response = client.receive("GET").expect("a response");
+        assert_eq!(response.text(), expected);
+    }
+}
+
+#[test]
 fn node_refuses_to_listen_twice() {
     let Some(process) = node("node-api", "twice.js").start() else {
         return;

@@ -1,8 +1,9 @@
 //! What apps of each language may rely on, through httpd: the checkers of their specifications, server-sent
 //! events, what only ASGI can do, threads, early hints, interpreters. The apps are in `fixtures/languages`.
 
+use crate::clients::with_h2;
 use harness::stage::repository;
-use harness::{App, Request, Server, Setup, Site};
+use harness::{App, Language, Request, Server, Setup, Site};
 use std::path::Path;
 use std::process::Command;
 
@@ -164,17 +165,132 @@ fn events_of_node_arrive_one_by_one() {
     events_arrive_one_by_one(APP_JS, "sse.js");
 }
 
+// --- early hints ---
+
+/// What curl prints of a response over HTTP/2, heads included.
+fn heads_over_h2(startup_file: &str, fixture_file: &str) -> String {
+    let server = with_h2(Setup::of(site("hints", startup_file, fixture_file)))
+        .with("H2EarlyHints on")
+        .start();
+    // Whoever knows only HTTP/1.1 gets the response all the same.
+    assert_eq!(server.get("hints", "/").ok(), "hinted");
+    let port = server.port();
+    let output = Command::new("curl")
+        .args(["-si", "--http2-prior-knowledge", "--resolve"])
+        .arg(format!("hints:{port}:127.0.0.1"))
+        .arg(format!("http://hints:{port}/"))
+        .output()
+        .expect("run curl (Debian package of that name)");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn hints_come_first(startup_file: &str, fixture_file: &str) {
+    let text = heads_over_h2(startup_file, fixture_file);
+    let (hints, response) = text.split_once("\r\n\r\n").expect("two heads");
+    assert!(hints.starts_with("HTTP/2 103"), "{text}");
+    assert!(
+        hints.contains("link: </a.css>; rel=preload; as=style"),
+        "{text}"
+    );
+    assert!(response.starts_with("HTTP/2 200"), "{text}");
+    assert!(response.ends_with("hinted"), "{text}");
+}
+
+#[test]
+fn early_hints_of_rack_come_first() {
+    hints_come_first(CONFIG_RU, "hints.ru");
+}
+
+#[test]
+fn early_hints_of_asgi_come_first() {
+    hints_come_first(ASGI, "hints_asgi.py");
+}
+
+#[test]
+fn early_hints_of_node_come_first() {
+    hints_come_first(APP_JS, "hints.js");
+}
+
+// --- threads ---
+
+fn three_requests_meet_in_one_process(startup_file: &str, fixture_file: &str) {
+    let site = site("threads", startup_file, fixture_file)
+        .with("PassengerConcurrencyModel thread")
+        .with("PassengerThreadCount 3");
+    let server = Setup::of(site).start();
+    for _ in 0..2 {
+        let mut clients: Vec<_> = (0..3).map(|_| server.client("threads")).collect();
+        for client in &mut clients {
+            client.send(&Request::get("/")).expect("send");
+        }
+        for client in &mut clients {
+            assert_eq!(client.response().expect("a response").ok(), "met");
+        }
+    }
+    assert_eq!(server.app_pids("threads").len(), 1);
+}
+
+#[test]
+fn threads_of_wsgi_answer_at_the_same_time() {
+    three_requests_meet_in_one_process(WSGI, "threads.py");
+}
+
+#[test]
+fn threads_of_rack_answer_at_the_same_time() {
+    three_requests_meet_in_one_process(CONFIG_RU, "threads.ru");
+}
+
+// --- Node ---
+
+#[test]
+fn a_node_app_may_choose_the_server_that_apache_reaches() {
+    let server = Setup::of(site("api", APP_JS, "api.js")).start();
+    let text = server.get("api", "/").ok();
+    assert_eq!(text, "beside a port of its own: true");
+}
+
+#[test]
+fn pipelined_requests_to_a_node_app_are_answered_in_order() {
+    const COUNT: usize = 20;
+    let server = Setup::of(Site::probe(Language::Node)).start();
+    let mut client = server.client("node");
+    let requests: String = (0..COUNT)
+        .map(|n| format!("GET /request?{n} HTTP/1.1\r\nHost: node\r\n\r\n"))
+        .collect();
+    client
+        .send_bytes(requests.as_bytes())
+        .expect("send all at once");
+    for n in 0..COUNT {
+        let text = client.response().expect("a response").ok();
+        assert_eq!(text, format!("GET|/request?{n}\n"));
+    }
+}
+
 // --- interpreters ---
+
+const PREFIX: &str = "import sys\n\n\
+                      def application(environ, start_response):\n    \
+                      start_response('200 OK', [])\n    \
+                      return [sys.prefix.encode()]\n";
 
 #[test]
 fn python_comes_from_the_virtual_environment_that_the_directive_names() {
-    let app = App::files().file(
-        WSGI,
-        "import sys\n\ndef application(environ, start_response):\n    start_response('200 OK', [])\n    return [sys.prefix.encode()]\n",
-    );
-    let site = Site::new("venv", app).with("PassengerPython \"{root}/sites/venv/environment\"");
+    let site = Site::new("venv", App::files().file(WSGI, PREFIX))
+        .with("PassengerPython \"{root}/sites/venv/environment\"");
     let server = Setup::of(site).start();
     let environment = server.app_root("venv").join("environment");
+    make_virtual_environment(&environment);
+    assert_eq!(
+        server.get("venv", "/").ok(),
+        environment.display().to_string()
+    );
+}
+
+#[test]
+fn python_comes_from_the_virtual_environment_beside_the_app() {
+    let site = Site::new("venv", App::files().file(WSGI, PREFIX));
+    let server = Setup::of(site).without_interpreters().start();
+    let environment = server.app_root("venv").join(".venv");
     make_virtual_environment(&environment);
     assert_eq!(
         server.get("venv", "/").ok(),

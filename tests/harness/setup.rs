@@ -60,6 +60,7 @@ pub struct Setup {
     prefix: Option<PathBuf>,
     mpm: Mpm,
     allows_htaccess: bool,
+    names_interpreters: bool,
     directives: Vec<String>,
     pub(crate) sites: Vec<Site>,
 }
@@ -71,6 +72,7 @@ impl Default for Setup {
             prefix: None,
             mpm: Mpm::Event,
             allows_htaccess: true,
+            names_interpreters: true,
             directives: Vec::new(),
             sites: Vec::new(),
         }
@@ -102,6 +104,13 @@ impl Setup {
     #[must_use]
     pub fn without_htaccess(mut self) -> Setup {
         self.allows_htaccess = false;
+        self
+    }
+
+    /// Leaves it to the module which interpreters run the apps.
+    #[must_use]
+    pub fn without_interpreters(mut self) -> Setup {
+        self.names_interpreters = false;
         self
     }
 
@@ -185,10 +194,11 @@ impl Setup {
             lines.push("User www-data\nGroup www-data".to_owned());
         }
         let registry = root.join(REGISTRY);
-        lines.extend(
-            self.under_test
-                .configuration(&registry, self.prefix.as_deref()),
-        );
+        let module = self
+            .under_test
+            .configuration(&registry, self.prefix.as_deref());
+        let is_wanted = |lines: &String| self.names_interpreters || !lines.contains("PassengerRuby");
+        lines.extend(module.into_iter().filter(is_wanted));
         lines.extend(self.directives.iter().cloned());
         let overrides = if self.allows_htaccess { "All" } else { "None" };
         lines.push(format!(
