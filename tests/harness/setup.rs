@@ -197,7 +197,8 @@ impl Setup {
         let module = self
             .under_test
             .configuration(&registry, self.prefix.as_deref());
-        let is_wanted = |lines: &String| self.names_interpreters || !lines.contains("PassengerRuby");
+        let is_wanted =
+            |lines: &String| self.names_interpreters || !lines.contains("PassengerRuby");
         lines.extend(module.into_iter().filter(is_wanted));
         lines.extend(self.directives.iter().cloned());
         let overrides = if self.allows_htaccess { "All" } else { "None" };
