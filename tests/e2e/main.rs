@@ -10,6 +10,7 @@
 //! * `identities`: what belongs to one request is never seen by another.
 //! * `sendfile`: files that httpd sends for an app.
 //! * `requests`: what a client's request may do.
+//! * `starts`: reports of starts that fail, and how often they are tried.
 //! * `failures`: apps that do not start, and apps that fail at a request.
 //! * `error_pages`: what a browser sees of an app that does not start.
 //! * `languages`: checkers, server-sent events, ASGI, threads, early hints; `frameworks`: popular ones.
@@ -62,6 +63,7 @@ mod sendfile;
 mod serve;
 mod shipped;
 mod slow;
+mod starts;
 mod sockets;
 mod sticky;
 mod stop;

@@ -255,6 +255,7 @@ impl Agent {
             Happening::Hello { process, heard } => self.on_hello(process, heard),
             Happening::ForkOverdue { process } => self.on_fork_overdue(process),
             Happening::StartTimedOut { process } => self.on_start_timed_out(process),
+            Happening::Diagnosed { process, diagnosis } => self.on_diagnosed(process, diagnosis),
             Happening::Overdue { process } => self.on_overdue(process),
             Happening::Conclude { process } => self.conclude(process),
         }

@@ -2,28 +2,84 @@
 //! whoever asks, one line in the log, and an event for the pool.
 
 use std::sync::PoisonError;
+use std::time::Duration;
 
 use super::board::seconds_now;
 use super::core::Agent;
 use super::processes::{Body, Process, Way};
+use super::tasks::{self, Happening};
 use crate::pool::{Event, GroupId, ProcessId};
+use crate::spawn::diagnosis::{self, Diagnosis};
 use crate::spawn::report::{self, Cause, Story};
 use crate::sys::process::random_bytes;
+
+/// Longest wait for what the kernel says about a process that hangs.
+const DIAGNOSIS_PATIENCE: Duration = Duration::from_secs(2);
 
 impl Agent {
     pub(super) fn on_start_timed_out(&mut self, id: ProcessId) {
         let Some(process) = self.processes.get_mut(id) else {
             return;
         };
-        let has_body = process.body.is_some();
+        let own_pid = process.body.as_ref().map(|body| body.pid);
         let Some(starting) = process.starting() else {
             return;
         };
+        // From here on it cannot become ready any more.
         let timeout = starting.timeout;
-        let cause = starting
-            .cause
-            .get_or_insert(Cause::TimedOut(timeout))
-            .clone();
+        starting.cause.get_or_insert(Cause::TimedOut(timeout));
+        match own_pid.or_else(|| self.preloader_of(id)) {
+            Some(pid) => self.diagnose(id, pid),
+            None => self.give_up_start(id),
+        }
+    }
+
+    /// Has a helper thread see what hangs there; it lives until that is known.
+    fn diagnose(&mut self, id: ProcessId, pid: i32) {
+        let out = self.happenings.clone();
+        let begun = self.helpers.run(move || {
+            let diagnosis = diagnosis::of(pid);
+            let _ = out.blocking_send(Happening::Diagnosed {
+                process: id,
+                diagnosis,
+            });
+        });
+        // The kernel may keep the thread waiting, or there is none.
+        let patience = if begun.is_ok() {
+            DIAGNOSIS_PATIENCE
+        } else {
+            Duration::ZERO
+        };
+        let nothing = Happening::Diagnosed {
+            process: id,
+            diagnosis: Diagnosis::default(),
+        };
+        tasks::after(patience, self.happenings.clone(), nothing);
+    }
+
+    pub(super) fn on_diagnosed(&mut self, id: ProcessId, diagnosis: Diagnosis) {
+        let process = self.processes.get_mut(id);
+        let Some(starting) = process.and_then(Process::starting) else {
+            return;
+        };
+        if !diagnosis.sentence.is_empty() {
+            starting.story.was_doing(diagnosis.sentence);
+            for (key, value) in diagnosis.facts {
+                starting.story.fact(key, value);
+            }
+        }
+        self.give_up_start(id);
+    }
+
+    /// Ends whatever there is of a start whose cause is known.
+    fn give_up_start(&mut self, id: ProcessId) {
+        let Some(process) = self.processes.get_mut(id) else {
+            return;
+        };
+        let has_body = process.body.is_some();
+        let Some(cause) = process.starting().and_then(|s| s.cause.clone()) else {
+            return;
+        };
         if has_body {
             self.with_body(id, Body::kill_group);
         } else {

@@ -264,6 +264,13 @@ impl Agent {
         }
     }
 
+    /// PID of the preloader that a start waits for.
+    pub(super) fn preloader_of(&self, start: ProcessId) -> Option<i32> {
+        let loads = |p: &Preloader| p.phase == Phase::Loading { start };
+        let found = self.preloaders.iter().find(|(_, p)| loads(p));
+        found.map(|(_, preloader)| preloader.body.pid)
+    }
+
     /// A start is given up: what was on its way for it is not needed.
     pub(super) fn abandon(&mut self, start: ProcessId) {
         let loads = |p: &Preloader| p.phase == Phase::Loading { start };

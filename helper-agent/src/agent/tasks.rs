@@ -19,6 +19,7 @@ use crate::config::Application;
 use crate::log as sink;
 use crate::output::{Drained, LineDrain, Scratch, STALE};
 use crate::pool::{GroupId, ProcessId};
+use crate::spawn::diagnosis::Diagnosis;
 use crate::spawn::dialogue::{self, Lines, Said};
 use crate::spawn::fork::{self, Hello};
 use crate::spawn::prepare::Prepared;
@@ -85,6 +86,11 @@ pub(super) enum Happening {
     ForkOverdue { process: ProcessId },
     /// A start took too long.
     StartTimedOut { process: ProcessId },
+    /// What a process does that did not get ready; nothing if that could not be found out.
+    Diagnosed {
+        process: ProcessId,
+        diagnosis: Diagnosis,
+    },
     /// A process that failed had its time to leave.
     Overdue { process: ProcessId },
     /// What a failed process printed has had its time to arrive.

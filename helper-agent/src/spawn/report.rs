@@ -48,6 +48,7 @@ pub struct Story {
     steps: Vec<(String, Instant)>,
     facts: Vec<(String, String)>,
     environment: Vec<(String, Option<String>)>,
+    doing: Option<String>,
 }
 
 impl Story {
@@ -57,6 +58,11 @@ impl Story {
             self.steps.push((step.clone(), Instant::now()));
         }
         self.step = Some(step);
+    }
+
+    /// What its process was doing when its time was up: completes "its process …".
+    pub fn was_doing(&mut self, doing: String) {
+        self.doing = Some(doing);
     }
 
     /// What it was started with.
@@ -127,10 +133,16 @@ pub fn failure(
         Cause::Ended(None) => (current, "its process ended before it was ready".to_owned()),
         Cause::TimedOut(limit) => (
             current,
-            format!(
-                "it was not ready for requests within {} seconds",
-                limit.as_secs()
-            ),
+            match &story.doing {
+                Some(doing) => format!(
+                    "it was not ready for requests within {} seconds; its process {doing}",
+                    limit.as_secs()
+                ),
+                None => format!(
+                    "it was not ready for requests within {} seconds",
+                    limit.as_secs()
+                ),
+            },
         ),
         Cause::Misspoke(text) => (current, format!("its process {text}")),
     };
@@ -200,6 +212,10 @@ fn advice(step: &str, cause: &Cause, reason: &str, output: &str) -> String {
         ("exec", _) => {
             "Install the interpreter, or name it by its full path with PassengerRuby, PassengerPython or \
              PassengerNodejs."
+        }
+        (_, Cause::TimedOut(_)) if has(&["connecting to"]) => {
+            "Check that the service it connects to runs and can be reached from this machine (address, firewall), and \
+             give the connection a timeout of its own."
         }
         (_, Cause::TimedOut(_)) => {
             "Find out what the app waits for while it loads (a database, a lock, a network service), or \

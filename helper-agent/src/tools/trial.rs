@@ -15,6 +15,7 @@ use super::checks::path_of_httpd;
 use super::validate::{Finding, Level};
 use crate::config::Configuration;
 use crate::output::{Drained, LineDrain, Scratch};
+use crate::spawn::diagnosis;
 use crate::spawn::dialogue::{self, Lines, Said};
 use crate::spawn::launch::{self, Launched, Limits};
 use crate::spawn::prepare::{self, Prepared};
@@ -114,7 +115,7 @@ fn run(prepared: &Prepared, prefix: &Path, directory: &Path) -> Result<String, S
         trial.story.fact(*key, value);
     }
     let outcome = trial
-        .watch(began + prepared.timeout)
+        .watch(prepared.timeout)
         .map_err(failed("watch its start"));
     let took = began.elapsed();
     let is_ready = matches!(outcome, Ok(None));
@@ -140,13 +141,18 @@ struct Trial {
 
 impl Trial {
     /// Follows the dialogue; `None`: it is ready.
-    fn watch(&mut self, deadline: Instant) -> io::Result<Option<Cause>> {
+    fn watch(&mut self, limit: Duration) -> io::Result<Option<Cause>> {
+        let deadline = Instant::now() + limit;
         self.launched.control.write_all(dialogue::go().as_bytes())?;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                let whole = deadline.elapsed();
-                return Ok(Some(Cause::TimedOut(whole)));
+                let diagnosis = diagnosis::of(self.launched.pid);
+                self.story.was_doing(diagnosis.sentence);
+                for (key, value) in diagnosis.facts {
+                    self.story.fact(key, value);
+                }
+                return Ok(Some(Cause::TimedOut(limit)));
             }
             let control = self.launched.control.as_fd();
             wait(&[control, self.launched.output.as_fd()], left)?;
