@@ -1,7 +1,7 @@
 //! Popular frameworks, unmodified, where they are installed (`tests/run/deps --frameworks`; docs/frameworks.md has
 //! the versions). The apps are in `fixtures/languages`, as each framework's own documentation writes them.
 
-use crate::languages::{fixture, site, APP_JS, ASGI, CONFIG_RU, WSGI};
+use crate::languages::{self, fixture, site, APP_JS, ASGI, CONFIG_RU, WSGI};
 use crate::websocket;
 use harness::{stage, Language, Server, Setup, Site};
 use std::os::unix::fs::symlink;
@@ -105,6 +105,54 @@ fn sinatra_works() {
     if is_installed(Language::Ruby, "sinatra/base") {
         framework_works("sinatra", CONFIG_RU, "sinatra.ru");
     }
+}
+
+/// `RUBYLIB` with Rack 3 and Sinatra 4, which go before what the system has.
+fn rack_3() -> Option<String> {
+    let Ok(gems) = std::fs::read_dir(stage::prefix().join("frameworks/rack3")) else {
+        skip("Rack 3");
+        return None;
+    };
+    let mut directories: Vec<String> = gems
+        .map(|gem| gem.expect("an entry").path().join("lib"))
+        .map(|lib| lib.display().to_string())
+        .collect();
+    directories.sort();
+    Some(format!("SetEnv RUBYLIB {}", directories.join(":")))
+}
+
+#[test]
+fn lint_of_rack_3_is_content() {
+    if let Some(directive) = rack_3() {
+        let site = site("checked", CONFIG_RU, "lint.ru").with(&directive);
+        languages::checker_is_content(site);
+    }
+}
+
+#[test]
+fn sinatra_4_works_on_rack_3() {
+    let Some(directive) = rack_3().filter(|_| is_installed(Language::Ruby, "tilt")) else {
+        return;
+    };
+    let site = site("sinatra", CONFIG_RU, "sinatra.ru").with(&directive);
+    let server = Setup::of(site).start();
+    answers_as_it_should(&server, "sinatra", &fixture("sinatra.ru"));
+}
+
+#[test]
+fn bodies_of_rack_3_may_write_themselves() {
+    let Some(directive) = rack_3() else { return };
+    let server = Setup::of(site("rack3", CONFIG_RU, "rack3.ru").with(&directive)).start();
+    assert!(server.get("rack3", "/release").ok().starts_with("3."));
+    assert_eq!(server.get("rack3", "/stream").ok(), "one\ntwo\n");
+    assert_eq!(server.get("rack3", "/hijack").ok(), "taken");
+    let (mut socket, head) = websocket::connect(&server, "/socket");
+    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+    websocket::echoes(&mut socket, websocket::TEXT, "grüße".as_bytes());
+    // An upload is read while it arrives, and not rewindable.
+    let body = vec![b'x'; 3 << 20];
+    let length = server.post("rack3", "/upload", &body).ok();
+    assert_eq!(length, format!("{} false", body.len()));
 }
 
 #[test]

@@ -27,11 +27,11 @@ pub(crate) fn site(name: &str, startup_file: &str, fixture_file: &str) -> Site {
 
 // --- the checkers ---
 
-/// What a checker complains about is a 500.
-fn checker_is_content(startup_file: &str, fixture_file: &str) {
+/// What a checker complains about is a 500. The site is called `checked`.
+pub(crate) fn checker_is_content(checked: Site) {
     const MEBIBYTE_OF_X: &str = "8f990ba0b577b51cf009ea049368c16bbda1b21e1b93be07a824758bb253c39b";
     const NOTHING: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
-    let server = Setup::of(site("checked", startup_file, fixture_file)).start();
+    let server = Setup::of(checked).start();
     let get = |target: &str| server.get("checked", target);
     assert_eq!(get("/").ok(), format!("GET 0 {NOTHING}\n"));
     assert_eq!(get("/?a=%20b&c=%C3%A9").ok(), format!("GET 0 {NOTHING}\n"));
@@ -56,17 +56,17 @@ fn checker_is_content(startup_file: &str, fixture_file: &str) {
 
 #[test]
 fn rack_lint_is_content() {
-    checker_is_content(CONFIG_RU, "lint.ru");
+    checker_is_content(site("checked", CONFIG_RU, "lint.ru"));
 }
 
 #[test]
 fn the_wsgi_validator_is_content() {
-    checker_is_content(WSGI, "validate.py");
+    checker_is_content(site("checked", WSGI, "validate.py"));
 }
 
 #[test]
 fn an_asgi_checker_is_content() {
-    checker_is_content(ASGI, "asgi.py");
+    checker_is_content(site("checked", ASGI, "asgi.py"));
 }
 
 // --- what only ASGI can do ---
