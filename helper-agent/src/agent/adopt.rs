@@ -12,6 +12,7 @@ use super::groups::Group;
 use super::processes::{Phase, Process};
 use super::restarts::RestartLook;
 use super::retiring::Share;
+use super::sockets;
 use super::start::StoredProcess;
 use crate::config::Definition;
 use crate::pool::{CodeWait, Event, GroupId, GroupLimits, ProcessId};
@@ -43,6 +44,14 @@ impl Agent {
             .into_iter()
             .map(|s| (s.process, s))
             .collect();
+        let served: Vec<ProcessRef> = stored
+            .iter()
+            .map(|process| process.reference)
+            .filter(|reference| found.get(reference).is_some_and(serves))
+            .collect();
+        for path in sockets::remove_others(&self.instance_dir, &served) {
+            log::debug!("removed {}, of a process that ended", path.display());
+        }
         for process in stored {
             let snapshot = found.remove(&process.reference);
             let note = former.processes.get(&process.reference);

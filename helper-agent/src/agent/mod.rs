@@ -19,7 +19,7 @@
 //! | `processes`, `tasks` | app processes that exist, and what watches them |
 //! | `spawning`, `failing`, `ending` | the beginning and the end of a process |
 //! | `preloading`, `forking` | processes that load an app once and fork the others |
-//! | `adopt` | taking over what an earlier agent left |
+//! | `adopt`, `sockets` | taking over what an earlier agent left |
 //! | `restarts` | restart files; what workers are told of a restart |
 //! | `retiring` | processes that had their share of requests, memory or time |
 //! | `board` | what is noted for those who look, and for a successor |
@@ -42,6 +42,7 @@ mod reconfigure;
 mod registration;
 mod restarts;
 mod retiring;
+mod sockets;
 mod spawning;
 mod start;
 mod store_link;
