@@ -25,6 +25,8 @@ mod error_page;
 mod exchange;
 #[allow(unsafe_code)]
 mod ffi;
+#[cfg(test)]
+mod fuzz;
 mod handler;
 mod hooks;
 mod lifecycle;

@@ -25,12 +25,13 @@ font:16px/1.55 system-ui,-apple-system,\"Segoe UI\",Roboto,\"Noto Sans\",sans-se
 main{max-width:60rem;margin:0 auto;padding:2.5rem 1.25rem 4rem}\
 header{border-left:.4rem solid var(--bad);background:var(--bad-soft);border-radius:.5rem;padding:1.25rem 1.5rem}\
 h1{font-size:1.5rem;line-height:1.25;margin:0 0 .5rem;color:var(--bad)}header p{margin:0;overflow-wrap:anywhere}\
+header.calm{border-color:var(--tip);background:var(--tip-soft)}.calm h1{color:var(--tip)}\
 section{background:var(--card);border:1px solid var(--line);border-radius:.5rem;margin-top:1.25rem;padding:1.1rem 1.5rem}\
 h2{font-size:1.05rem;margin:0 0 .6rem}section p{margin:.3rem 0}\
 .tip{border-color:var(--tip);background:var(--tip-soft)}.tip h2{color:var(--tip)}\
 ol{list-style:none;margin:0;padding:0}li{display:flex;gap:.8rem;align-items:baseline;padding:.28rem 0;color:var(--dim)}\
 li b{min-width:5.5rem;font:600 .95rem/1.4 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace}\
-li .mark{width:1.2rem;text-align:center;font-weight:700}li .time{margin-left:auto;white-space:nowrap;font-size:.85rem}\
+li b,li .mark,li .time{flex-shrink:0}li .mark{width:1.2rem;text-align:center;font-weight:700}li .time{margin-left:auto;white-space:nowrap;font-size:.85rem}\
 li.done .mark{color:var(--good)}li.failed{color:var(--bad)}li.failed span{font-weight:600}\
 pre{background:var(--code);color:var(--code-text);border-radius:.4rem;margin:0;padding:1rem;max-height:32rem;overflow:auto;\
 white-space:pre-wrap;overflow-wrap:anywhere;font:13px/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace}\
@@ -45,7 +46,7 @@ pub(crate) fn plain(id: &str) -> String {
     page(
         "Something went wrong",
         &format!(
-            "<header><h1>We're sorry, but something went wrong.</h1><p>This page could not be shown. It is not \
+            "<header class=\"calm\"><h1>We're sorry, but something went wrong.</h1><p>This page could not be shown. It is not \
              your fault; please try again in a while.</p></header>\
              <footer>If you run this site: the log has the reason under error <code>{}</code>.</footer>",
             escape(id)

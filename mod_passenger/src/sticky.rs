@@ -63,7 +63,7 @@ fn cookie_path(script_name: &str) -> String {
 }
 
 /// The route in a `Cookie` field. httpd joins several of those with commas.
-fn route_in(cookies: &[u8], name: &str) -> Option<u64> {
+pub(crate) fn route_in(cookies: &[u8], name: &str) -> Option<u64> {
     cookies
         .split(|b| *b == b';' || *b == b',')
         .map(<[u8]>::trim_ascii)

@@ -69,8 +69,8 @@ mod sticky;
 mod stop;
 mod stopped;
 mod tls;
-mod upgrade;
 mod tools;
+mod upgrade;
 mod users;
 mod websocket;
 

@@ -208,15 +208,14 @@ fn feed_chunks(state: &mut ChunkState, input: &[u8]) -> Result<Fed, BadBody> {
 
 /// The line before the first CRLF (or LF), and how many bytes it takes with its end.
 fn line(input: &[u8]) -> Result<Option<(&[u8], usize)>, BadBody> {
+    // However it arrives, in one piece or in many, a line is long by its own length.
     match input.iter().position(|b| *b == b'\n') {
-        Some(at) => {
+        Some(at) if at < MAX_LINE_BYTES => {
             let line = &input[..at];
             Ok(Some((line.strip_suffix(b"\r").unwrap_or(line), at + 1)))
         }
-        None if input.len() > MAX_LINE_BYTES => {
-            Err(BadBody("a chunk-size or trailer line has no end"))
-        }
-        None => Ok(None),
+        None if input.len() < MAX_LINE_BYTES => Ok(None),
+        _ => Err(BadBody("a chunk-size or trailer line is too long")),
     }
 }
 
