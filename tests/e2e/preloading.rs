@@ -1,10 +1,12 @@
 //! Smart spawning: an app is loaded once and its processes are forked, and whatever becomes of the process that has
 //! loaded it, requests are answered.
 
+use crate::tools::group_when;
 use harness::processes::{self, ProcessId};
 use harness::wait::{until_some, PATIENCE};
 use harness::{until, App, Language, Load, Server, Setup, Site};
 use nix::sys::signal::Signal;
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
 use std::time::Duration;
@@ -189,6 +191,47 @@ fn processes_are_forked_from_one_that_has_loaded_the_app() {
                 .count()
         };
         assert!(sockets.iter().all(|socket| holders(socket) == 1));
+    }
+}
+
+#[test]
+fn memory_is_shared_and_the_status_says_how_much_that_saves() {
+    const MEGABYTE: u64 = 1 << 10;
+    let ruby_table = "TABLE = Array.new(500_000) { |n| \"entry #{n} \" * 4 }";
+    let python_table = "TABLE = [f'entry {n} ' * 8 for n in range(500_000)]";
+    let python = format!("{PYTHON}{WSGI}\n{python_table}\n");
+    let python = App::inline(Language::Python, &python);
+    for site in [
+        Site::new(
+            "app",
+            App::inline(Language::Ruby, RUBY).file("while_loading.rb", ruby_table),
+        ),
+        Site::new("app", python).with("PassengerSpawnMethod smart"),
+    ] {
+        let site = site
+            .with("PassengerMinInstances 2")
+            .with("PassengerMaxInstances 2");
+        let server = Setup::of(site).start();
+        let preloader = Facts::of(&server).pid("loaded_by");
+        server.await_processes("app", 2);
+        let group = group_when(&server, "app", |group| {
+            let is_forked = |p: &Value| p["forked_by"] == preloader && p["enabled"] == "ENABLED";
+            let processes = group["processes"].as_array();
+            processes.is_some_and(|all| all.len() == 2 && all.iter().all(is_forked))
+                && group["preloader"]["pid"] == preloader
+        });
+        for process in group["processes"].as_array().expect("processes") {
+            let of = |key: &str| process[key].as_u64().expect("a size");
+            assert!(of("rss") > 40 * MEGABYTE, "{process}");
+            assert!(
+                of("private") < of("rss") / 4,
+                "nearly all of it is shared: {process}"
+            );
+        }
+        // Three have it, once.
+        let saved = group["memory_saved"].as_u64().expect("a size");
+        assert!(saved > 2 * 40 * MEGABYTE, "{group}");
+        assert_eq!(group["preloader"]["forks"], 2, "{group}");
     }
 }
 

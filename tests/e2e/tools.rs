@@ -54,7 +54,7 @@ fn status_as(server: &Server, uid: Option<u32>) -> Value {
 }
 
 /// The group of a site, once it is as it should be.
-fn group_when(server: &Server, site: &str, is_it: impl Fn(&Value) -> bool) -> Value {
+pub(crate) fn group_when(server: &Server, site: &str, is_it: impl Fn(&Value) -> bool) -> Value {
     let root = server.app_root(site);
     let what = format!(
         "the status of {site} to be as expected in {}",

@@ -161,6 +161,7 @@ impl Agent {
             takes_seen: takes,
             last_used: note.map_or(0, |note| note.last_used),
             spawn_ms: note.map_or(0, |note| note.spawn_ms),
+            forked_by: note.map_or(0, |note| note.forked_by),
             question: None,
             is_ending: false,
             is_drained: false,

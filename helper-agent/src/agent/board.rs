@@ -141,6 +141,7 @@ impl Group {
             failed_starts: self.failed_starts,
             last_failure: failure.or_else(|| self.former_failure.clone()),
             last_crash: self.last_crash.clone(),
+            preloader: None,
         }
     }
 }
@@ -154,6 +155,7 @@ impl Process {
             spawn_ms: self.spawn_ms,
             takes_before: self.takes_before,
             last_used: self.last_used,
+            forked_by: self.forked_by,
         }
     }
 }
@@ -168,7 +170,14 @@ impl Agent {
             agent_pid: self.board.agent_pid,
             agent_started: self.board.agent_started,
             max_pool_size: self.configuration.global.max_pool_size,
-            groups: self.groups.iter().map(|(_, group)| group.note()).collect(),
+            groups: self
+                .groups
+                .iter()
+                .map(|(id, group)| GroupNote {
+                    preloader: self.preloaders.note(id),
+                    ..group.note()
+                })
+                .collect(),
             processes: self.processes.iter().map(|(_, p)| p.note()).collect(),
         };
         self.board.write(&notes);

@@ -179,6 +179,9 @@ impl Agent {
         if let Some(preloader) = self.preloaders.get_mut(forking.preloader) {
             preloader.forks += 1;
             preloader.last_used = Instant::now();
+            if let Some(process) = self.processes.get_mut(id) {
+                process.forked_by = preloader.body.pid;
+            }
         }
         self.let_go_on(id, body);
         Ok(())

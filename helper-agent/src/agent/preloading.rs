@@ -28,6 +28,7 @@ use crate::spawn::dialogue::{self, Said};
 use crate::spawn::launch;
 use crate::spawn::prepare::Prepared;
 use crate::spawn::report::Cause;
+use crate::status::board::PreloaderNote;
 use crate::sys::process::ExitStatus;
 
 /// A preloader.
@@ -65,6 +66,12 @@ pub(super) enum Phase {
     Gone,
 }
 
+impl Preloader {
+    fn is_of_use(&self) -> bool {
+        matches!(self.phase, Phase::Loading { .. } | Phase::Ready)
+    }
+}
+
 /// All of them, under ids that no app process has.
 #[derive(Debug, Default)]
 pub(super) struct Preloaders {
@@ -95,6 +102,17 @@ impl Preloaders {
 
     pub(super) fn by_pid(&self, pid: i32) -> Option<ProcessId> {
         self.ids(|p| p.body.pid == pid && !p.body.is_reaped).pop()
+    }
+
+    /// What is to be seen of a group's.
+    pub(super) fn note(&self, group: GroupId) -> Option<PreloaderNote> {
+        let is_there = |p: &&Preloader| p.group == group && p.is_of_use();
+        let preloader = self.entries.values().find(is_there)?;
+        Some(PreloaderNote {
+            pid: preloader.body.pid,
+            is_loading: preloader.phase != Phase::Ready,
+            forks: preloader.forks,
+        })
     }
 
     /// Whether none exists any more.
@@ -235,6 +253,7 @@ impl Agent {
         };
         preloader.phase = Phase::Ready;
         preloader.last_used = Instant::now();
+        self.board.touch();
         let (pid, group) = (preloader.body.pid, preloader.group);
         if let Some((group, began)) = self.groups.get(group).zip(began) {
             let took = began.elapsed().as_millis();

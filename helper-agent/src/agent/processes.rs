@@ -40,6 +40,8 @@ pub(super) struct Process {
     pub(super) last_used: u64,
     /// How long its start took, in milliseconds.
     pub(super) spawn_ms: u64,
+    /// PID of the preloader that forked it, or 0.
+    pub(super) forked_by: i32,
     /// A question about orphans that it has not answered.
     pub(super) question: Option<Question>,
     /// Whether the pool wants it to end.

@@ -70,6 +70,7 @@ impl Agent {
             takes_seen: 0,
             last_used: 0,
             spawn_ms: 0,
+            forked_by: 0,
             question: None,
             is_ending: false,
             is_drained: false,

@@ -64,6 +64,20 @@ pub struct GroupNote {
     pub last_failure: Option<FailureNote>,
     /// The last process that ended without having been asked to.
     pub last_crash: Option<CrashNote>,
+    /// Who forks its processes, if anybody does. Ends with the agent that notes it.
+    pub preloader: Option<PreloaderNote>,
+}
+
+/// A preloader.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PreloaderNote {
+    /// Its PID.
+    pub pid: i32,
+    /// Whether it is still loading the app.
+    pub is_loading: bool,
+    /// Processes it has forked.
+    pub forks: u32,
 }
 
 /// What an application is and whose.
@@ -140,6 +154,8 @@ pub struct ProcessNote {
     pub takes_before: u64,
     /// When it was seen to have got a request last, in seconds since 1970.
     pub last_used: u64,
+    /// PID of the preloader that forked it; 0 = it has loaded the app itself.
+    pub forked_by: i32,
 }
 
 /// The memory file.

@@ -4,8 +4,10 @@ use std::collections::HashMap;
 
 use passenger_shm::{Load, ProcessSnapshot, ProcessState, Snapshot};
 
-use super::board::{GroupNote, Notes, ProcessNote};
-use super::report::{AgentReport, Enabled, GroupReport, InstanceReport, ProcessReport, Report};
+use super::board::{GroupNote, Notes, PreloaderNote, ProcessNote};
+use super::report::{
+    AgentReport, Enabled, GroupReport, InstanceReport, PreloaderReport, ProcessReport, Report,
+};
 use super::usage::Usage;
 
 /// Version of the report's meaning.
@@ -80,6 +82,12 @@ pub fn compose(snapshot: &Snapshot, notes: &Notes, sources: Sources<'_>) -> Repo
             continue;
         }
         let mut group = from_note(note);
+        if sources.agent.pid == Some(notes.agent_pid) {
+            group.preloader = note
+                .preloader
+                .as_ref()
+                .map(|note| preloader(note, &sources));
+        }
         group.get_wait_list_size = entry.waiting.unwrap_or(0);
         group.oldest_wait_ms = entry.oldest_ms.unwrap_or(0);
         group.max_request_queue_size = entry.params.queue_limit;
@@ -97,6 +105,7 @@ pub fn compose(snapshot: &Snapshot, notes: &Notes, sources: Sources<'_>) -> Repo
             count(&mut group, &shown);
             group.processes.push(shown);
         }
+        group.memory_saved = memory_saved(&group);
         report.get_wait_list_size += group.get_wait_list_size;
         report.process_count += group.enabled_process_count;
         report.capacity_used += u32::try_from(group.processes.len()).unwrap_or(u32::MAX);
@@ -107,6 +116,30 @@ pub fn compose(snapshot: &Snapshot, notes: &Notes, sources: Sources<'_>) -> Repo
     report.instance = sources.instance;
     report.agent = sources.agent;
     report
+}
+
+fn preloader(note: &PreloaderNote, sources: &Sources<'_>) -> PreloaderReport {
+    PreloaderReport {
+        pid: note.pid,
+        is_loading: note.is_loading,
+        forks: note.forks,
+        usage: (sources.usage)(note.pid),
+    }
+}
+
+/// The kernel counts a page that several have in full in the resident memory of each, and in parts that add up to
+/// one page in their proportional memory.
+fn memory_saved(group: &GroupReport) -> Option<u64> {
+    let forked = group
+        .processes
+        .iter()
+        .filter(|process| process.forked_by != 0);
+    let preloader = group.preloader.iter().map(|preloader| &preloader.usage);
+    let sharing = forked.map(|process| &process.usage).chain(preloader);
+    let saved: Vec<u64> = sharing
+        .filter_map(|usage| Some(usage.rss?.saturating_sub(usage.pss?)))
+        .collect();
+    (!saved.is_empty()).then(|| saved.iter().sum())
 }
 
 fn from_note(note: &GroupNote) -> GroupReport {
@@ -171,6 +204,7 @@ fn one_process(
         spawn_ms: note.map_or(0, |note| note.spawn_ms),
         last_used: note.map_or(0, |note| note.last_used),
         code_generation: process.code_generation,
+        forked_by: note.map_or(0, |note| note.forked_by),
         usage: if pid > 0 {
             (sources.usage)(pid)
         } else {
@@ -320,6 +354,42 @@ mod tests {
         assert_eq!(process.processed, 8, "50 taken, 40 before it, 2 in work");
         assert_eq!(process.uptime_seconds, 3);
         assert_eq!(report.capacity_used, 3);
+    }
+
+    #[test]
+    fn what_sharing_saves_is_what_is_counted_more_than_once() {
+        let (snapshot, mut notes) = tables();
+        notes.agent_pid = 7;
+        notes.processes[0].forked_by = 77;
+        notes.groups[0].preloader = Some(PreloaderNote {
+            pid: 77,
+            is_loading: false,
+            forks: 1,
+        });
+        let saved = |agent_pid| {
+            let sources = Sources {
+                viewer: Viewer::All,
+                instance: InstanceReport::default(),
+                agent: AgentReport {
+                    pid: agent_pid,
+                    ..AgentReport::default()
+                },
+                now_ms: 0,
+                usage: &|pid| Usage {
+                    rss: Some(1_000),
+                    pss: Some(if pid == 77 { 550 } else { 600 }),
+                    ..Usage::default()
+                },
+            };
+            let report = compose(&snapshot, &notes, sources);
+            let saved = report.groups.iter().map(|group| group.memory_saved);
+            let preloader = report.groups[0].preloader.as_ref().map(|p| p.pid);
+            (preloader, saved.collect::<Vec<_>>())
+        };
+        // Bob's process has loaded the app itself, and so has Alice's second.
+        assert_eq!(saved(Some(7)), (Some(77), vec![Some(850), None]));
+        // That agent is dead, and its preloader with it.
+        assert_eq!(saved(Some(8)), (None, vec![Some(400), None]));
     }
 
     #[test]

@@ -114,8 +114,28 @@ pub struct GroupReport {
     pub last_failure: Option<FailureNote>,
     /// The last process that ended without having been asked to.
     pub last_crash: Option<CrashNote>,
+    /// Who forks its processes, if anybody does; not one of its processes.
+    pub preloader: Option<PreloaderReport>,
+    /// What sharing memory saves preloader and forked processes, in kilobytes: the sum of what each has resident,
+    /// without what of it is there once for several.
+    pub memory_saved: Option<u64>,
     /// Its processes.
     pub processes: Vec<ProcessReport>,
+}
+
+/// A preloader.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PreloaderReport {
+    /// Its PID.
+    pub pid: i32,
+    /// Whether it is still loading the app.
+    pub is_loading: bool,
+    /// Processes it has forked.
+    pub forks: u32,
+    /// What it costs.
+    #[serde(flatten)]
+    pub usage: Usage,
 }
 
 /// Where a process is in its life; the original's words.
@@ -161,6 +181,8 @@ pub struct ProcessReport {
     pub last_used: u64,
     /// Which code it has loaded.
     pub code_generation: u32,
+    /// PID of the preloader that forked it; 0 = it has loaded the app itself.
+    pub forked_by: i32,
     /// What it costs.
     #[serde(flatten)]
     pub usage: Usage,

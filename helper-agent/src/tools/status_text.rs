@@ -148,6 +148,23 @@ fn one_group(group: &GroupReport, look: Look, text: &mut String) {
             look.ago(crash.at)
         );
     }
+    if let Some(preloader) = &group.preloader {
+        let state = if preloader.is_loading {
+            "loading the app"
+        } else {
+            "ready"
+        };
+        let _ = writeln!(
+            text,
+            "  Preloader: PID {}, {state}, {} forked, Memory: {}",
+            preloader.pid,
+            preloader.forks,
+            megabytes(preloader.usage.private)
+        );
+    }
+    if let Some(saved) = group.memory_saved {
+        let _ = writeln!(text, "  Saved by shared memory: {}", megabytes(Some(saved)));
+    }
     for process in &group.processes {
         one_process(process, group, look, text);
     }
@@ -238,6 +255,7 @@ fn duration(seconds: u64) -> String {
 mod tests {
     use super::*;
     use crate::status::board::{CrashNote, FailureNote};
+    use crate::status::report::PreloaderReport;
     use crate::status::usage::Usage;
 
     const LOOK: Look = Look {
@@ -301,6 +319,26 @@ Helper agent  : none at this moment; apps are served meanwhile
 
 ";
         assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn what_a_preloader_saves_is_shown() {
+        let mut report = report();
+        let group = &mut report.groups[0];
+        group.memory_saved = Some(120 * 1024);
+        group.preloader = Some(PreloaderReport {
+            pid: 77,
+            forks: 3,
+            usage: Usage {
+                private: Some(5 * 1024),
+                ..Usage::default()
+            },
+            ..PreloaderReport::default()
+        });
+        let expected =
+            "  Preloader: PID 77, ready, 3 forked, Memory: 5M\n  Saved by shared memory: 120M\n";
+        let text = render(&report, LOOK);
+        assert!(text.contains(expected), "{text}");
     }
 
     #[test]
