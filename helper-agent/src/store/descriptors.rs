@@ -44,7 +44,11 @@ impl StartDescriptors {
     /// How many there are.
     pub const COUNT: usize = 16;
 
-    /// All of them in the order they travel in.
+    /// How many of them the reserve keeps: all but the last four.
+    pub const KEPT: usize = Self::COUNT - 4;
+
+    /// All of them in the order they travel in: last what a new watchdog of httpd's parent has from it, and not
+    /// from the reserve ([`StartDescriptors::KEPT`]).
     #[must_use]
     pub fn in_order(&self) -> [BorrowedFd<'_>; Self::COUNT] {
         [
@@ -57,13 +61,13 @@ impl StartDescriptors {
             self.lock.as_fd(),
             self.watchdog_image.as_fd(),
             self.agent_image.as_fd(),
+            self.board.as_fd(),
+            self.status.as_fd(),
+            self.admin.as_fd(),
             self.parent_channel.as_fd(),
             self.parent_pidfd.as_fd(),
             self.reserve_write.as_fd(),
             self.reserve_read.as_fd(),
-            self.board.as_fd(),
-            self.status.as_fd(),
-            self.admin.as_fd(),
         ]
     }
 
@@ -82,7 +86,7 @@ impl StartDescriptors {
                 ),
             )
         })?;
-        let [routes, routes_read_only, traffic, doorbell, hello, hello_workers, lock, watchdog_image, agent_image, parent_channel, parent_pidfd, reserve_write, reserve_read, board, status, admin] =
+        let [routes, routes_read_only, traffic, doorbell, hello, hello_workers, lock, watchdog_image, agent_image, board, status, admin, parent_channel, parent_pidfd, reserve_write, reserve_read] =
             fds;
         Ok(Self {
             routes,

@@ -53,7 +53,7 @@ enum Kept {
 
 /// How many of the start's descriptors are kept: all but the parent's channel and pidfd, and the reserve
 /// itself.
-const KEPT: usize = 9;
+const KEPT: usize = StartDescriptors::KEPT;
 
 /// What a new watchdog finds.
 #[derive(Debug)]
