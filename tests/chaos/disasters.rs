@@ -9,10 +9,11 @@ use std::fs::{self, FileTimes};
 use std::time::{Duration, SystemTime};
 
 /// Kinds of disasters, and how often each comes.
-const KINDS: [(Kind, u64); 7] = [
+const KINDS: [(Kind, u64); 8] = [
     (Kind::App, 30),
     (Kind::Agent, 20),
     (Kind::Watchdog, 12),
+    (Kind::BothKeepers, 5),
     (Kind::Worker, 8),
     (Kind::Graceful, 10),
     (Kind::RestartFile, 10),
@@ -24,6 +25,7 @@ enum Kind {
     App,
     Agent,
     Watchdog,
+    BothKeepers,
     Worker,
     Graceful,
     RestartFile,
@@ -71,8 +73,9 @@ impl<'a> Disasters<'a> {
         let has_struck = match kind {
             Kind::App => self.kill_one(Victim::App, &self.server.app_pids(language.name())),
             Kind::Worker => self.kill_one(Victim::Worker, &self.server.workers()),
-            Kind::Agent => self.kill_keeper(Victim::Agent),
-            Kind::Watchdog => self.kill_keeper(Victim::Watchdog),
+            Kind::Agent => self.kill_keepers(&[Victim::Agent]),
+            Kind::Watchdog => self.kill_keepers(&[Victim::Watchdog]),
+            Kind::BothKeepers => self.kill_keepers(&[Victim::Agent, Victim::Watchdog]),
             Kind::Graceful => {
                 self.server.graceful();
                 true
@@ -93,8 +96,8 @@ impl<'a> Disasters<'a> {
         true
     }
 
-    /// One of the two that keep the instance, while the other one lives.
-    fn kill_keeper(&mut self, victim: Victim) -> bool {
+    /// Those that keep the instance: one of them, or both in the same instant.
+    fn kill_keepers(&mut self, victims: &[Victim]) -> bool {
         let instance = self.server.instance();
         let (Some(watchdog), Some(agent)) = (
             instance.pid_now("watchdog.pid"),
@@ -102,15 +105,14 @@ impl<'a> Disasters<'a> {
         ) else {
             return false;
         };
-        if watchdog == agent {
-            return false;
+        for victim in victims {
+            let pid = if *victim == Victim::Agent {
+                agent
+            } else {
+                watchdog
+            };
+            self.incidents.kill(*victim, pid);
         }
-        let pid = if victim == Victim::Agent {
-            agent
-        } else {
-            watchdog
-        };
-        self.incidents.kill(victim, pid);
         true
     }
 

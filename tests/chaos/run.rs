@@ -60,6 +60,9 @@ pub(crate) fn run(length: Duration, seed: u64) -> Part {
         failures.push("the instance was replaced by another".to_owned());
     }
     failures.extend(server.log().scandals());
+    if !failures.is_empty() {
+        failures.push(keep_log(&server, seed));
+    }
     let latencies = tally.latencies.summary();
     let killed: BTreeMap<String, usize> = incidents
         .totals()
@@ -81,6 +84,15 @@ pub(crate) fn run(length: Duration, seed: u64) -> Part {
         "excused": tally.excused, "disasters": counts, "killed": killed, "latencies": latencies.to_json(),
     });
     Part::new("chaos", text, figures, failures)
+}
+
+/// Copies the log to where it stays.
+fn keep_log(server: &Server, seed: u64) -> String {
+    let copy = std::env::temp_dir().join(format!("chaos-{seed}.log"));
+    match fs::copy(server.root().join("error.log"), &copy) {
+        Ok(_) => format!("the log is kept in {}", copy.display()),
+        Err(e) => format!("the log cannot be kept in {}: {e}", copy.display()),
+    }
 }
 
 fn visitors(

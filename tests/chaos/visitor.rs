@@ -9,7 +9,7 @@ use harness::{Client, Language, Request, Response};
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// How often a request whose failure is excused is sent again.
 const ATTEMPTS: usize = 20;
@@ -146,13 +146,13 @@ impl Visitor {
                 }
             }
             if let Err(failure) = self.judge(&outcome, began, 2) {
-                let failure = format!("GET {} {target}: {failure}", language.name());
-                self.tally.failures.push(failure);
+                self.fail(&format!("GET {} {target}: {failure}", language.name()));
                 return;
             }
         }
-        let failure = format!("GET {target}: not right after {ATTEMPTS} attempts");
-        self.tally.failures.push(failure);
+        self.fail(&format!(
+            "GET {target}: not right after {ATTEMPTS} attempts"
+        ));
     }
 
     /// Sent once, on a connection of its own: nobody knows whether it was executed when it fails.
@@ -172,9 +172,18 @@ impl Visitor {
             }
         }
         if let Err(failure) = self.judge(&outcome, began, 1) {
-            let failure = format!("POST {} {name}: {failure}", language.name());
-            self.tally.failures.push(failure);
+            self.fail(&format!("POST {} {name}: {failure}", language.name()));
         }
+    }
+
+    /// Notes a failure with the time of the day, to be found in the log.
+    fn fail(&mut self, failure: &str) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let of_day = now.unwrap_or_default().as_secs() % 86_400;
+        let (hours, minutes, seconds) = (of_day / 3600, of_day / 60 % 60, of_day % 60);
+        self.tally.failures.push(format!(
+            "{hours:02}:{minutes:02}:{seconds:02} UTC {failure}"
+        ));
     }
 
     /// Whether what came instead of the right answer is excused; a 502 is by so many killed apps.
