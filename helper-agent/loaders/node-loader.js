@@ -53,12 +53,78 @@ function listenToAgent(onLine) {
   control.unref();
 }
 
+// --- out-of-band work ---
+
+const WORK_HEADERS = ['!~request-oob-work', 'x-passenger-request-oob-work'];
+// A wish that the agent may have forgotten, because another took its place, is repeated after this.
+const REPEAT_AFTER_MS = 10000;
+
+class OutOfBandWork {
+  constructor(api) {
+    this.api = api;
+    this.isWanted = false;
+    this.said = 0;
+  }
+
+  request() {
+    const now = Date.now();
+    if (!this.isWanted || Math.abs(now - this.said) > REPEAT_AFTER_MS) {
+      this.isWanted = true;
+      this.said = now;
+      say('work-wanted');
+    }
+  }
+
+  // No request comes until the agent hears that the work is done.
+  async run(token) {
+    const listeners = this.isWanted ? this.api.listeners('oob_work') : [];
+    this.isWanted = false;
+    for (const listener of listeners) {
+      try {
+        await listener.call(this.api);
+      } catch (error) {
+        console.error('out-of-band work:', error);
+      }
+    }
+    say(`work-done ${token}`);
+  }
+
+  // Looks for the header in every response. It is not for the client; the worker drops it.
+  install() {
+    const work = this;
+    const { writeHead } = http.ServerResponse.prototype;
+    http.ServerResponse.prototype.writeHead = function writeHeadForPassenger(...args) {
+      if (WORK_HEADERS.some((name) => this.hasHeader(name)) || asksForWork(args[args.length - 1])) {
+        work.request();
+      }
+      return writeHead.apply(this, args);
+    };
+  }
+}
+
+// Whether one of the headers given to `writeHead` does: an object, or names and values in an array (of pairs).
+function asksForWork(headers) {
+  if (headers === null || typeof headers !== 'object') {
+    return false;
+  }
+  const names = Array.isArray(headers) ? headers.flat() : Object.keys(headers);
+  return names.some((name) => (name.length === 18 || name.length === 28)
+    && WORK_HEADERS.includes(String(name).toLowerCase()));
+}
+
 // --- what applications may call ---
 
 class PhusionPassenger extends EventEmitter {
   constructor() {
     super();
     this.autoInstall = true;
+    Object.defineProperty(this, 'work', { value: new OutOfBandWork(this) });
+  }
+
+  // Asks for out-of-band work: the listeners of `oob_work` are called when no requests come (they may return
+  // promises). A response header `X-Passenger-Request-OOB-Work` asks for the same.
+  requestOobWork() {
+    this.work.request();
   }
 
   // `autoInstall: false`: only `listen('passenger')` is ours, every other `listen` is the application's.
@@ -173,6 +239,8 @@ class Application {
     } else if (line.startsWith('busy? ')) {
       // Requests have no numbers in HTTP: one 0 for each that is in execution.
       this.afterPendingInput(() => say(`busy ${line.slice(6)}${' 0'.repeat(this.executing)}`));
+    } else if (line.startsWith('work ')) {
+      this.afterPendingInput(() => this.api.work.run(line.slice(5)));
     }
   }
 
@@ -305,6 +373,7 @@ function main() {
   });
   process.on('exit', (status) => application.reportEnd(status));
   application.install();
+  api.work.install();
   neutralizeCluster();
 
   // As if Node had been started with it: `require.main`, `process.argv`, and ES modules as package.json says.

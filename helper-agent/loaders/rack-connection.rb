@@ -32,6 +32,9 @@ module PassengerLoader
     ONE_WRITE = 65_536
     PEER_GONE = [Errno::EPIPE, Errno::ECONNRESET, Errno::ENOTCONN].freeze
     RACK_VERSION = [1, 3].freeze
+    OLD_WORK_NAME = 'X-Passenger-Request-OOB-Work'
+    # What it looks like in a head; usual spellings only, which is faster than any.
+    WORK_HEADER = /-(?:OOB|oob|Oob)-/
 
     attr_reader :io, :number
     # Turn of the loop in which the last request came; the smallest is closed first.
@@ -179,17 +182,17 @@ module PassengerLoader
       # A NUL inside a name or value would pass for another field.
       raise ArgumentError, 'a response header contains a NUL byte' if head.count("\0") != fields * 2
 
-      take_orders(head) if head.include?("\0!~")
+      take_orders(head) if head.include?("\0!~") || head.match?(WORK_HEADER)
       hijack
     end
 
-    # Headers that begin with `!~` are for us and not for the client.
+    # Headers that begin with `!~`, and the older name of one, are for us and not for the client.
     def take_orders(head)
       status, *fields = head.split("\0", -1)
-      orders, rest = fields.each_slice(2).partition { |name, _| name.start_with?('!~') }
+      orders, rest = fields.each_slice(2).partition { |name, _| name.start_with?('!~') || name.casecmp?(OLD_WORK_NAME) }
       return if orders.empty? # it was a value
 
-      @server.request_out_of_band_work if orders.any? { |name, _| name.casecmp?('!~Request-OOB-Work') }
+      @server.request_out_of_band_work if orders.any? { |name, _| name.match?(/-OOB-Work\z/i) }
       head.replace([status, *rest.flatten].join("\0"))
     end
 

@@ -72,7 +72,8 @@ module PassengerLoader
       @sources = [control.io, listener]
       @turn = 0
       @stopping = false
-      @out_of_band = false
+      @wants_work = nil
+      @work = nil
       start_threads if threaded?
     end
 
@@ -93,9 +94,14 @@ module PassengerLoader
       drain
     end
 
-    # A response asked for out-of-band work.
+    # A response asked for out-of-band work. Said again after a while: another agent may have taken the place of
+    # the one that was told.
     def request_out_of_band_work
-      @out_of_band = true
+      now = Process.clock_gettime(Process::CLOCK_MONOTONIC)
+      return if @wants_work && now - @wants_work < 10
+
+      @wants_work = now
+      @control.say('work-wanted')
     end
 
     def log_exception(error, env)
@@ -112,9 +118,7 @@ module PassengerLoader
     private
 
     def turn
-      ready, = IO.select(@sources, nil, nil, @out_of_band ? 0 : nil)
-      return work_out_of_band unless ready
-
+      ready, = IO.select(@sources)
       @turn += 1
       told = false
       ready.each do |io|
@@ -125,17 +129,21 @@ module PassengerLoader
         end
       end
       obey if told
+      work_out_of_band if @work
     end
 
-    # No request is here or on its way as far as this process can see. One that comes now has to wait: the
-    # agent does not take the process out of service for it.
+    # No request comes until the agent hears that the work is done. One that its client abandoned may still be in
+    # execution in a thread.
     def work_out_of_band
-      return IO.select(@sources) if threaded? && !@executing.empty? # asked again when that one is done
+      return if threaded? && !@executing.empty?
 
-      @out_of_band = false
-      PhusionPassenger.call_event(:oob_work)
+      token, @work = @work, nil
+      PhusionPassenger.call_event(:oob_work) if @wants_work
+      @wants_work = nil
     rescue StandardError => e
       log_exception(e, nil)
+    ensure
+      @control.say('work-done', token) if token
     end
 
     def serve(connection)
@@ -210,17 +218,24 @@ module PassengerLoader
         case line
         when nil, 'stop' then @stopping = true
         when /\Abusy\? (.+)/ then report(Regexp.last_match(1))
+        when /\Awork (.+)/
+          @work = Regexp.last_match(1)
+          read_what_was_sent
         end
       end
     end
 
     # Answers only when every request sent before the question has been read.
     def report(token)
+      read_what_was_sent
+      take_back if threaded?
+      @control.say('busy', token, *executing)
+    end
+
+    def read_what_was_sent
       accept_all
       ready, = IO.select(@connections.keys, nil, nil, 0)
       ready&.each { |io| @connections[io]&.then { |connection| serve(connection) unless busy?(connection) } }
-      take_back if threaded?
-      @control.say('busy', token, *executing)
     end
 
     # No new connection, then one last look at each.

@@ -255,36 +255,119 @@ fn rack_applications_may_ask_for_out_of_band_work() {
     for threads in ["1", "3"] {
         let launch = Launch::new(Language::Ruby, &fixture("rack"));
         let launch = launch.variable("PASSENGER_THREADS", threads);
-        let Some(process) = launch.start_ready() else {
+        let Some(mut process) = launch.start_ready() else {
             return;
         };
         assert_eq!(get(&process, "/each").text(), "abc");
-        assert!(!process.log().contains("out of band"));
         let response = get(&process, "/oob");
         assert_eq!(response.text(), "later");
         assert_eq!(response.header("x-kept"), ["yes"]);
         let leaked = response.header("!~Request-OOB-Work");
         assert!(leaked.is_empty(), "the order is not for the client");
+        assert_eq!(process.next_line().as_deref(), Some("work-wanted"));
+        assert_eq!(get(&process, "/each").text(), "abc");
+        assert!(
+            !process.log().contains("out of band"),
+            "not before the agent says so"
+        );
+        works(&mut process, 1);
         process.expect_log("out of band");
         assert_eq!(get(&process, "/each").text(), "abc");
+        // The older name of the header.
+        let response = get(&process, "/old-oob");
+        let leaked = response.header("X-Passenger-Request-OOB-Work");
+        assert!(leaked.is_empty(), "the order is not for the client");
+        assert_eq!(process.next_line().as_deref(), Some("work-wanted"));
+        works(&mut process, 2);
+        process.expect_log("out of band\nout of band");
+        // Told once more (by an agent's successor) it has nothing to do.
+        works(&mut process, 3);
+        assert_eq!(process.log().matches("out of band").count(), 2);
+    }
+}
+
+/// Has the process do its out-of-band work.
+fn works(process: &mut AppProcess, token: u32) {
+    process.tell(&format!("work {token}"));
+    let done = format!("work-done {token}");
+    assert_eq!(process.next_line().as_deref(), Some(done.as_str()));
+}
+
+/// An application of another language: `/header` and `/old` ask by a header, `/call` by the API, `/` does not.
+fn expect_out_of_band_work(mut process: AppProcess) {
+    for (round, path) in (1..).zip(["/header", "/old", "/call"]) {
+        assert_eq!(get(&process, "/").status, 200);
+        let response = get(&process, path);
+        assert_eq!(response.text(), "later");
+        assert_eq!(
+            process.next_line().as_deref(),
+            Some("work-wanted"),
+            "{path}"
+        );
+        assert_eq!(process.log().matches("out of band").count(), round - 1);
+        works(&mut process, 1);
+        let lines = "out of band\n".repeat(round);
+        process.expect_log(&lines);
+        works(&mut process, 2);
+        assert_eq!(
+            process.log().matches("out of band").count(),
+            round,
+            "twice for {path}"
+        );
+    }
+    assert_eq!(get(&process, "/").status, 200, "the process goes on");
+}
+
+#[test]
+fn wsgi_applications_may_ask_for_out_of_band_work() {
+    for threads in ["1", "3"] {
+        let launch = Launch::new(Language::Python, &fixture("oob"));
+        let Some(process) = launch.variable("PASSENGER_THREADS", threads).start_ready() else {
+            return;
+        };
+        for path in ["/header", "/old"] {
+            let response = get(&process, path);
+            assert_eq!(response.header("X-Kept"), ["yes"]);
+            assert_eq!(response.headers.len(), 1, "{:?}", response.headers);
+        }
+        drop(process);
+        let launch = Launch::new(Language::Python, &fixture("oob"));
+        let launch = launch.variable("PASSENGER_THREADS", threads);
+        expect_out_of_band_work(launch.start_ready().expect("it started before"));
+    }
+}
+
+#[test]
+fn asgi_applications_may_ask_for_out_of_band_work() {
+    if let Some(process) = Launch::new(Language::Asgi, &fixture("oob")).start_ready() {
+        expect_out_of_band_work(process);
+    }
+}
+
+#[test]
+fn node_applications_may_ask_for_out_of_band_work() {
+    if let Some(process) = Launch::new(Language::Node, &fixture("oob")).start_ready() {
+        expect_out_of_band_work(process);
     }
 }
 
 #[test]
 fn garbage_is_collected_out_of_band() {
     let launch = Launch::new(Language::Ruby, &fixture("rack")).variable("OOB_GC", "1");
-    let Some(process) = launch.start_ready() else {
+    let Some(mut process) = launch.start_ready() else {
         return;
     };
-    let collections = || -> u32 {
-        let text = get(&process, "/collections").text();
+    let collections = |process: &AppProcess| -> u32 {
+        let text = get(process, "/collections").text();
         text.parse().expect("a number")
     };
-    let before = collections();
-    collections();
-    collections();
+    let before = collections(&process);
+    collections(&process);
+    collections(&process);
+    assert_eq!(process.next_line().as_deref(), Some("work-wanted"));
+    works(&mut process, 1);
     process.expect_log("out of band");
-    assert!(collections() > before);
+    assert!(collections(&process) > before);
 }
 
 #[test]

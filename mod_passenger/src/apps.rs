@@ -20,12 +20,13 @@ use std::time::{Duration, Instant};
 const MAX_ENTRIES: usize = 4096;
 
 /// Startup files by which an app without `PassengerAppType` is known, in order of preference.
-const STARTUP_FILES: [&str; 5] = [
+const STARTUP_FILES: [&str; 6] = [
     "config.ru",
     "passenger_wsgi.py",
     "passenger_asgi.py",
     "app.js",
     "app.mjs",
+    ".meteor",
 ];
 
 /// An app as this worker knows it.

@@ -31,7 +31,7 @@ use crate::raw::Shared;
 use crate::sync::{AtomicU32, AtomicU64};
 
 /// Version of everything in this file and of the bits in `protocol/`. Count it up with every change.
-pub(crate) const LAYOUT_VERSION: u32 = 2;
+pub(crate) const LAYOUT_VERSION: u32 = 3;
 
 /// Magic numbers: what a segment is.
 pub(crate) const ROUTES_MAGIC: u64 = u64::from_le_bytes(*b"PSGRrout");
@@ -157,7 +157,7 @@ const _: () = assert!(offset_of!(GroupSlot, definition) == 2 * LINE);
 ///
 /// ```text
 ///  0 word u64 (protocol/process.rs) │ 8 concurrency u32 │ 12 code generation u32
-/// 16 pid i32 │ 20 uid u32 │ 24 started ms u64 │ 32 group generation u32 │ 36 …
+/// 16 pid i32 │ 20 uid u32 │ 24 started ms u64 │ 32 group generation u32 │ 36 port u32 │ 40 …
 /// 64
 /// ```
 #[derive(Debug)]
@@ -170,7 +170,8 @@ pub(crate) struct ProcessSlot {
     pub(crate) uid: AtomicU32,
     pub(crate) started_ms: AtomicU64,
     pub(crate) group_generation: AtomicU32,
-    _pad: [AtomicU32; 7],
+    pub(crate) port: AtomicU32,
+    _pad: [AtomicU32; 6],
 }
 const _: () = assert!(size_of::<ProcessSlot>() == 64 && align_of::<ProcessSlot>() == 8);
 const _: () = assert!(offset_of!(ProcessSlot, concurrency) == 8);
@@ -179,6 +180,7 @@ const _: () = assert!(offset_of!(ProcessSlot, pid) == 16);
 const _: () = assert!(offset_of!(ProcessSlot, uid) == 20);
 const _: () = assert!(offset_of!(ProcessSlot, started_ms) == 24);
 const _: () = assert!(offset_of!(ProcessSlot, group_generation) == 32);
+const _: () = assert!(offset_of!(ProcessSlot, port) == 36);
 
 /// Head of `traffic`. Written by: creator; then workers, agent. Read by: all.
 ///
@@ -267,6 +269,7 @@ pub fn layout_hash() -> u64 {
         offset_of!(ProcessSlot, uid),
         offset_of!(ProcessSlot, started_ms),
         offset_of!(ProcessSlot, group_generation),
+        offset_of!(ProcessSlot, port),
         offset_of!(TrafficHeader, ring_tail),
         offset_of!(TrafficHeader, ring_overflow),
         offset_of!(Total, streams),

@@ -9,7 +9,7 @@ use crate::doorbell::Doorbell;
 use crate::error::Error;
 use crate::ids::{ClientId, GroupKey, GroupRef, ProcessRef};
 use crate::params::{Capacities, GroupInfo, ProcessState};
-use crate::sync::Ordering;
+use crate::sync::{fence, Ordering};
 use crate::tables::Tables;
 use crate::traffic::Trust;
 
@@ -94,6 +94,22 @@ impl ModuleView {
             .routes
             .process(process)
             .and_then(|(_, word)| word.state())
+    }
+
+    /// The port at 127.0.0.1 on which a process takes connections; 0 if it has a Unix socket, or is gone.
+    #[must_use]
+    pub fn port(&self, process: ProcessRef) -> u16 {
+        let routes = &self.worker.tables.routes;
+        let read = || {
+            let (slot, _) = routes.process(process)?;
+            // Relaxed: the word is read again below.
+            let port = slot.port.load(Ordering::Relaxed);
+            // PAIR(publish): a port of the slot's next process would show in the word now.
+            fence(Ordering::Acquire);
+            routes.process(process)?;
+            u16::try_from(port).ok()
+        };
+        read().unwrap_or(0)
     }
 
     /// Whether waiting for an answer of that process makes sense: false as soon as the agent says that

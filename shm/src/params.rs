@@ -74,6 +74,8 @@ pub enum ProcessState {
     Live,
     /// Finishes what it has, takes nothing new.
     Draining,
+    /// Takes nothing new for a while and will be back: out-of-band work.
+    Away,
     /// Ended; its words are being put in order.
     Dead,
 }
@@ -137,6 +139,8 @@ pub struct ProcessParams {
     pub protocol: Protocol,
     /// Generation of the code it has loaded.
     pub code_generation: u32,
+    /// Its port at 127.0.0.1; 0 = it has a Unix socket.
+    pub port: u16,
 }
 
 /// One app process as it stands in `routes`.
@@ -160,6 +164,8 @@ pub struct ProcessSnapshot {
     pub code_generation: u32,
     /// When it was published, in milliseconds of `CLOCK_MONOTONIC`; 0 while starting.
     pub started_ms: u64,
+    /// Its port at 127.0.0.1; 0 = it has a Unix socket.
+    pub port: u16,
 }
 
 /// How busy a process is: the truth, counted from its words.

@@ -238,6 +238,7 @@ impl Routes {
                 protocol: word.protocol(),
                 code_generation: slot.code_generation.load(Ordering::Relaxed),
                 started_ms: slot.started_ms.load(Ordering::Relaxed),
+                port: u16::try_from(slot.port.load(Ordering::Relaxed)).unwrap_or(0),
             };
             // PAIR(publish): anything newer than the word would show in the word now.
             fence(Ordering::Acquire);

@@ -295,7 +295,7 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(
-            text.contains("version 77") && text.contains("version 1 "),
+            text.contains("version 77") && text.contains(&format!("version {LAYOUT_VERSION} ")),
             "{text}"
         );
         // Unfinished: everything but the magic.

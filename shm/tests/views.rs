@@ -151,6 +151,52 @@ fn unlimited_processes_are_counted_per_worker() {
 }
 
 #[test]
+fn a_process_that_is_away_gets_nothing_until_it_resumes() {
+    let i = instance(&SMALL);
+    let group = i.group();
+    let process = i.process(group, 2);
+    let client = i.client(0);
+    let kept = client.take(group, None).unwrap();
+    i.agent.rest(process);
+    assert_eq!(i.module.process_state(process), Some(ProcessState::Away));
+    assert!(i.module.is_live(process), "whoever waits for it goes on");
+    assert_eq!(client.take(group, None).unwrap_err(), Busy { live: 0 });
+    assert_eq!(i.agent.load(process).held, 1);
+    kept.release();
+    assert!(i.agent.load(process).is_idle());
+    i.agent.resume(process);
+    client.take(group, None).unwrap().release();
+    // No way back from the end.
+    i.agent.rest(process);
+    i.agent.drain(process);
+    i.agent.resume(process);
+    assert_eq!(
+        i.module.process_state(process),
+        Some(ProcessState::Draining)
+    );
+    i.agent.rest(process);
+    assert_eq!(client.take(group, None).unwrap_err(), Busy { live: 0 });
+}
+
+#[test]
+fn a_port_is_told_of_the_process_that_has_it_only() {
+    let i = instance(&SMALL);
+    let group = i.group();
+    let process = i.agent.reserve_process(group).unwrap();
+    let params = process_params(1, 0);
+    i.agent.publish(
+        process,
+        &passenger_shm::ProcessParams {
+            port: 8421,
+            ..params
+        },
+    );
+    assert_eq!(i.module.port(process), 8421);
+    i.agent.free_process(process);
+    assert_eq!(i.module.port(process), 0);
+}
+
+#[test]
 fn a_route_leads_to_its_process_and_to_no_other() {
     let i = instance(&SMALL);
     let (group, other) = (i.group(), i.group());

@@ -14,9 +14,11 @@
 //! * `failures`: apps that do not start, and apps that fail at a request.
 //! * `error_pages`: what a browser sees of an app that does not start.
 //! * `languages`: checkers, server-sent events, ASGI, threads, early hints; `frameworks`: popular ones.
+//! * `commands`: programs that serve HTTP themselves; `meteor`: Meteor, by a stand-in for its command.
 //! * `python_sockets`: WebSockets of ASGI and WSGI; `browser`: what Chromium makes of those of all languages.
 //! * `users`: who the apps run as.
 //! * `crash`: kill -9 of each kind of process, idle, under load and in the middle of a request.
+//! * `out_of_band`: processes that are away to do work of their own.
 //! * `hung`: watchdog and agent that hang, die of other signals, or both at once.
 //! * `stopped`: suspended apps and workers.
 //! * `pool`: restarts by file, full queues, retiring processes.
@@ -38,6 +40,7 @@
 
 mod browser;
 mod clients;
+mod commands;
 mod crash;
 mod environment;
 mod error_pages;
@@ -51,7 +54,9 @@ mod hygiene;
 mod identities;
 mod languages;
 mod mapping;
+mod meteor;
 mod modules;
+mod out_of_band;
 mod pool;
 mod preloading;
 mod python_sockets;
@@ -63,8 +68,8 @@ mod sendfile;
 mod serve;
 mod shipped;
 mod slow;
-mod starts;
 mod sockets;
+mod starts;
 mod sticky;
 mod stop;
 mod stopped;

@@ -5,6 +5,8 @@
 import asyncio
 import struct
 
+from .out_of_band import HEADERS
+
 RESPONSE_TAG = 0x50535300
 LAST = 1
 RAW = 2
@@ -13,6 +15,8 @@ FRAMES = 0xFFFF_FFFF_FFFF_FFFF
 HEADER = struct.Struct(">IIQQ")
 FRAME = struct.Struct(">I")
 END_OF_FRAMES = FRAME.pack(0)
+
+WORK_HEADERS = tuple(name.encode() for name in HEADERS)
 
 # What the application left unread of a body is skipped up to here; above, the connection is closed.
 BODY_SKIPPED = 16 << 20
@@ -146,6 +150,11 @@ class Exchange:
         for name, value in headers:
             if len(name) == 14 and name.lower() == b"content-length":
                 self._response_left = int(value)
+            elif len(name) in (18, 28) and name.lower() in WORK_HEADERS:
+                # For us and not for the client.
+                self._server.out_of_band.request()
+                rest = [pair for pair in headers if pair[0].lower() not in WORK_HEADERS]
+                self._head = encode_head(status, rest)
 
     def _send_body(self, body, more):
         if self._head is None:

@@ -75,10 +75,11 @@ class Lifespan:
 class Server:
     """All connections and requests of this process."""
 
-    def __init__(self, application, control, listener, settings):
+    def __init__(self, application, control, listener, settings, out_of_band):
         self.loop = asyncio.get_running_loop()
         self.stopping = False
         self.lifespan_state = None
+        self.out_of_band = out_of_band
         self._application = application
         self._control = control
         self._listener = socket.socket(fileno=listener.detach())
@@ -89,6 +90,8 @@ class Server:
         self._executing = {}
         self._turn = 0
         self._ended = asyncio.Event()
+        # The loop itself keeps no reference that would keep a task alive.
+        self._work_task = None
 
     async def run(self):
         self.loop.add_reader(self._control.socket, self._obey)
@@ -169,6 +172,8 @@ class Server:
                 self._stop()
             elif line.startswith("busy? "):
                 self._report(line[6:])
+            elif line.startswith("work "):
+                self._work_task = self.loop.create_task(self._work(line[5:]))
 
     def _report(self, token):
         """Answers only when every request sent before the question has been read."""
@@ -178,6 +183,17 @@ class Server:
         # Upgraded ones gave their seats back.
         numbers = [str(exchange.number) for exchange in self._executing if not exchange.is_upgraded]
         self._control.say("busy", token, *numbers)
+
+    async def _work(self, token):
+        """Out-of-band work; its callbacks may be asynchronous. No request comes until the agent is told."""
+        for callback in self.out_of_band.take():
+            try:
+                result = callback()
+                if hasattr(result, "__await__"):
+                    await result
+            except Exception:
+                self.out_of_band.log_exception()
+        self.out_of_band.done(token)
 
     def _stop(self):
         """No new connection, then one last look at each."""
@@ -232,7 +248,7 @@ async def _serve(application, start):
         lines = refusal.strip().splitlines()
         start.fail("the application refused to start: " + (lines[-1] if lines else "it does not say why"))
     start.control.say("step", "listen")
-    server = Server(application, start.control, start.listener, start.settings)
+    server = Server(application, start.control, start.listener, start.settings, start.out_of_band)
     server.lifespan_state = lifespan.state
     start.ready(server, 0)
     await server.run()

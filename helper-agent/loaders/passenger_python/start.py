@@ -11,6 +11,8 @@ import faulthandler
 import os
 import sys
 
+from .out_of_band import OutOfBandWork
+
 # In the flags of a function's code, if it was defined by `async def`; the module inspect is slow to import.
 CO_COROUTINE = 0x80
 
@@ -87,6 +89,8 @@ class Start:
         self._module_name = module_name
         self.settings = Settings(os.environ, module_name + ".py")
         self.control = Control(3)
+        self.out_of_band = OutOfBandWork(self.control)
+        self.out_of_band.install()
         self.listener = None if self.settings.preload else listen(4)
         # The output that the agent gave us, before the application replaces it.
         self.output = os.fstat(2).st_ino
@@ -112,7 +116,7 @@ class Start:
     def become_worker(self, control, listener):
         """In a worker: from here on these descriptors are its sockets."""
         self.control.socket.close()
-        self.control = Control(control)
+        self.control = self.out_of_band.control = Control(control)
         self.listener = listen(listener)
 
     def fail(self, sentence):

@@ -11,6 +11,8 @@ import os
 import stat
 import struct
 
+from .out_of_band import HEADERS as WORK_HEADERS
+
 REQUEST_TAG = 0x50535201
 RESPONSE_TAG = 0x50535300
 LAST = 1
@@ -243,7 +245,15 @@ class Connection:
         for name, value in headers:
             if len(name) == 14 and name.lower() == "content-length":
                 self._length = int(value)
+            elif len(name) in (18, 28) and name.lower() in WORK_HEADERS:
+                self._take_orders(status, headers)
         return self._write
+
+    def _take_orders(self, status, headers):
+        """Headers that ask for out-of-band work are for us and not for the client."""
+        self._server.out_of_band.request()
+        rest = [pair for pair in headers if pair[0].lower() not in WORK_HEADERS]
+        self._head = "\0".join((status, *itertools.chain.from_iterable(rest))).encode("latin-1")
 
     def _prefix(self, length):
         """The bytes before the body."""

@@ -22,8 +22,11 @@ UCRED = struct.Struct("iII")
 class Server:
     """Waits for requests on all connections and runs them: in the loop itself, or in threads if wanted."""
 
-    def __init__(self, application, control, listener, settings):
+    def __init__(self, application, control, listener, settings, out_of_band):
         self.stopping = False
+        self.out_of_band = out_of_band
+        # Tokens of the work that waits for requests in execution.
+        self._due = []
         # What is the same in every request.
         self.environ = {
             "wsgi.version": (1, 0),
@@ -178,15 +181,32 @@ class Server:
                 self.stopping = True
             elif line.startswith("busy? "):
                 self._report(line[6:])
+            elif line.startswith("work "):
+                self._read_what_was_sent()
+                self._due.append(line[5:])
+        self._work_if_idle()
 
     def _report(self, token):
         """Answers only when every request sent before the question has been read."""
+        self._read_what_was_sent()
+        self._control.say("busy", token, *map(str, list(self._executing.values())))
+
+    def _read_what_was_sent(self):
         self._accept_all()
         for fileno, _event in self._epoll.poll(0):
             connection = self._connections.get(fileno)
             if connection is not None:
                 self._serve(connection)
-        self._control.say("busy", token, *map(str, list(self._executing.values())))
+
+    def _work_if_idle(self):
+        """No request comes until the agent is told that the work is done; one that a client abandoned may still be
+        in execution, and its thread comes here when it is over."""
+        while self._due and not self._executing:
+            try:
+                token = self._due.pop()
+            except IndexError:  # another thread was faster
+                return
+            self.out_of_band.run(token)
 
     def _drain(self):
         """No new connection, then one last look at each."""
@@ -223,11 +243,12 @@ class Server:
                 self._listen_to(connection)
             else:
                 self._drop(connection)
+            self._work_if_idle()
 
 
 def serve(application, start):
     """Runs the application until the agent says stop."""
     start.control.say("step", "listen")
-    server = Server(application, start.control, start.listener, start.settings)
+    server = Server(application, start.control, start.listener, start.settings, start.out_of_band)
     start.ready(server, start.settings.threads)
     server.run()

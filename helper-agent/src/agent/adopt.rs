@@ -146,7 +146,8 @@ impl Agent {
             log::error!("cannot listen to app process {pid}: {e}");
         }
         let parts = (Arc::new(pidfd), Arc::new(output), Arc::new(control));
-        let body = self.body(id, pid, parts, &Arc::new(Mutex::new(None)));
+        let mut body = self.body(id, pid, parts, &Arc::new(Mutex::new(None)));
+        body.is_command = snapshot.is_some_and(|s| s.port != 0);
         let group = snapshot.and_then(|s| self.groups.by_reference(s.group));
         let takes = self.view.load(reference).takes;
         let mut process = Process {
@@ -155,6 +156,8 @@ impl Agent {
             code_generation: snapshot.map_or(0, |s| s.code_generation),
             phase: Phase::Serving,
             body: Some(body),
+            // While the app listens there nobody else can.
+            port: None,
             // What it had under its former agent is not known; it begins anew.
             share: Share::after(takes),
             takes_before: note.map_or(takes, |note| note.takes_before),
@@ -163,6 +166,7 @@ impl Agent {
             spawn_ms: note.map_or(0, |note| note.spawn_ms),
             forked_by: note.map_or(0, |note| note.forked_by),
             question: None,
+            work_token: None,
             is_ending: false,
             is_drained: false,
             is_silent: false,
@@ -182,6 +186,7 @@ impl Agent {
             process: id,
             concurrency: snapshot.concurrency,
             draining: snapshot.state == ProcessState::Draining,
+            away: snapshot.state == ProcessState::Away,
             outdated: snapshot.code_generation != newest,
         });
         log::info!("app process {pid} is adopted");
@@ -201,5 +206,8 @@ impl Agent {
 }
 
 fn serves(snapshot: &ProcessSnapshot) -> bool {
-    matches!(snapshot.state, ProcessState::Live | ProcessState::Draining)
+    matches!(
+        snapshot.state,
+        ProcessState::Live | ProcessState::Draining | ProcessState::Away
+    )
 }

@@ -249,6 +249,7 @@ impl Agent {
                 self.on_preloader(process, happening);
             }
             Happening::Said { process, said } => self.on_said(process, said),
+            Happening::Answered { process } => self.on_answered(process),
             Happening::Exited { process } => self.on_exited(process),
             Happening::ControlClosed { process } => self.on_control_closed(process),
             Happening::OutputClosed { process } => self.on_output_closed(process),
@@ -322,10 +323,29 @@ impl Agent {
         match command {
             Command::Spawn { group, process } => self.spawn(group, process),
             Command::Drain { process } => self.drain(process),
-            Command::AskToStop { process } => self.with_body(process, Body::ask_to_stop),
-            Command::Terminate { process } => {
-                self.with_body(process, |body| body.signal(libc::SIGTERM));
+            Command::Rest { process } => {
+                if let Some(process) = self.processes.get(process) {
+                    self.view.rest(process.reference);
+                }
             }
+            Command::Work { process } => self.tell_to_work(process),
+            Command::Resume { process } => {
+                if let Some(process) = self.processes.get(process) {
+                    self.view.resume(process.reference);
+                }
+            }
+            Command::WorkOverdue { process } => self.complain_of(process),
+            Command::CannotWork { group } => {
+                if let Some(group) = self.groups.get(group) {
+                    log::warn!(
+                        "app {} asks for out-of-band work, but its only process is never taken out of service for \
+                         that: allow it another one (PassengerMaxPoolSize, PassengerMaxInstances)",
+                        group.name
+                    );
+                }
+            }
+            Command::AskToStop { process } => self.with_body(process, Body::ask_to_stop),
+            Command::Terminate { process } => self.with_body(process, Body::terminate),
             Command::Kill { process } => self.kill(process),
             Command::AwaitCode { group, wait } => self.await_code(group, wait),
             Command::KeptOld { group } => {
@@ -362,6 +382,8 @@ impl Agent {
     pub(super) fn look(&mut self) {
         self.take_hints();
         self.look_at_restart_files();
+        // What the pool commands changes the tables: what is seen before it does not prove anything after it.
+        self.settle();
         let observation = self.observe();
         self.last_look = Instant::now();
         sink::catch_up();

@@ -117,6 +117,11 @@ impl Agent {
     pub(super) fn on_control_closed(&mut self, id: ProcessId) {
         if let Some(process) = self.processes.get_mut(id) {
             process.is_silent = true;
+            let is_command = process.port.is_some();
+            if let Some(starting) = process.starting().filter(|_| is_command) {
+                // Its shim is no more: the command runs.
+                starting.story.began("answer".to_owned());
+            }
         }
         self.conclude_if_complete(id);
     }

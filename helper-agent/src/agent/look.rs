@@ -3,12 +3,12 @@
 
 use std::time::{Duration, Instant};
 
-use passenger_shm::STALE_GRANT;
+use passenger_shm::{Orphan, STALE_GRANT};
 
 use super::board::seconds_now;
 use super::core::Agent;
 use super::processes::{Phase, Question};
-use crate::pool::{LoadSeen, Observation, ProcessId, QueueSeen};
+use crate::pool::{Event, LoadSeen, Observation, ProcessId, QueueSeen};
 use crate::spawn::dialogue;
 
 /// A dead process's slot is reused when no worker is in it any more, or after this: workers look at the
@@ -80,6 +80,16 @@ impl Agent {
             }
             let orphans = self.view.orphans(process.reference);
             let Some(body) = &process.body else { continue };
+            if body.is_command {
+                // It cannot be asked. That its client hung up it has seen as well as we have.
+                let free = |orphan: &&Orphan| self.view.free_orphan(process.reference, orphan);
+                let freed = orphans.iter().filter(free).count();
+                if let Some(group) = self.groups.get(process.group) {
+                    let freed = u32::try_from(freed).unwrap_or(u32::MAX);
+                    self.view.wake_waiters(group.reference, freed);
+                }
+                continue;
+            }
             let token = self.next_token;
             self.next_token += 1;
             if body.say(&dialogue::ask_busy(token)).is_ok() {
@@ -117,6 +127,51 @@ impl Agent {
         }
     }
 
+    /// Tells a process that no requests come: it may do its out-of-band work.
+    pub(super) fn tell_to_work(&mut self, id: ProcessId) {
+        let token = self.next_token;
+        self.next_token += 1;
+        let Some(process) = self.processes.get_mut(id) else {
+            return;
+        };
+        process.work_token = Some(token);
+        log::debug!("app process {} may do its out-of-band work", process.pid());
+        let said = process
+            .body
+            .as_ref()
+            .map(|body| body.say(&dialogue::work(token)));
+        if let Some(Err(e)) = said {
+            // It ended, or does not read its lines: the pool waits for it as long as for any work.
+            log::debug!("app process {} cannot be told: {e}", process.pid());
+        }
+    }
+
+    pub(super) fn on_work_done(&mut self, id: ProcessId, token: u64) {
+        let Some(process) = self.processes.get_mut(id) else {
+            return;
+        };
+        if process
+            .work_token
+            .take_if(|known| *known == token)
+            .is_some()
+        {
+            log::debug!("app process {} is done with its work", process.pid());
+            self.tell(Event::WorkDone { process: id });
+        }
+    }
+
+    /// The log hears of work that does not end.
+    pub(super) fn complain_of(&self, id: ProcessId) {
+        if let Some(process) = self.processes.get(id) {
+            let group = self.groups.get(process.group);
+            log::error!(
+                "app {}: process {} has not come back from its out-of-band work for a minute and is replaced",
+                group.map_or("?", |group| &group.name),
+                process.pid()
+            );
+        }
+    }
+
     /// Marks a process dead in the tables; its slot is freed by a later look.
     pub(super) fn bury(&mut self, id: ProcessId) {
         let Some(process) = self.processes.get_mut(id) else {
@@ -129,6 +184,7 @@ impl Agent {
             is_freed: false,
         };
         process.question = None;
+        process.work_token = None;
         if process.body.is_none() {
             process.is_drained = true;
         } else if process.is_drained {

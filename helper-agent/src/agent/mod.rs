@@ -19,6 +19,7 @@
 //! | `processes`, `tasks` | app processes that exist, and what watches them |
 //! | `spawning`, `failing`, `ending` | the beginning and the end of a process |
 //! | `preloading`, `forking` | processes that load an app once and fork the others |
+//! | `answering` | when a command is ready |
 //! | `adopt`, `sockets` | taking over what an earlier agent left |
 //! | `restarts` | restart files; what workers are told of a restart |
 //! | `retiring` | processes that had their share of requests, memory or time |
@@ -29,6 +30,7 @@
 
 mod admin;
 mod adopt;
+mod answering;
 mod board;
 mod core;
 mod ending;

@@ -15,9 +15,10 @@ use super::forking::Forking;
 use super::retiring::Share;
 use super::tasks::SharedTail;
 use crate::pool::{GroupId, ProcessId};
+use crate::spawn::port::Reservation;
 use crate::spawn::prepare::Prepared;
 use crate::spawn::report::{Cause, Story};
-use crate::spawn::{dialogue, environment};
+use crate::spawn::{command, dialogue, environment};
 use crate::sys::pidfd::{self, Pidfd};
 use crate::sys::process::ExitStatus;
 
@@ -30,6 +31,8 @@ pub(super) struct Process {
     pub(super) phase: Phase,
     /// What there is of it; `None` while its start is prepared.
     pub(super) body: Option<Body>,
+    /// Its port, while this agent keeps it; commands only.
+    pub(super) port: Option<Arc<Reservation>>,
     /// What it has had of requests and time.
     pub(super) share: Share,
     /// Seats of its slot that were taken before it.
@@ -44,6 +47,8 @@ pub(super) struct Process {
     pub(super) forked_by: i32,
     /// A question about orphans that it has not answered.
     pub(super) question: Option<Question>,
+    /// The out-of-band work that it was told to do.
+    pub(super) work_token: Option<u64>,
     /// Whether the pool wants it to end.
     pub(super) is_ending: bool,
     /// Whether its output is read to the end.
@@ -109,6 +114,8 @@ pub(super) struct Body {
     pub(super) pidfd: Arc<Pidfd>,
     pub(super) output: Arc<OwnedFd>,
     pub(super) control: Arc<UnixStream>,
+    /// Whether it is a command, which understands signals and nothing else.
+    pub(super) is_command: bool,
     /// Whether it was started by this agent, which then is the one to reap it.
     pub(super) is_child: bool,
     /// Whether it has ended and its PID may name somebody else.
@@ -138,8 +145,26 @@ impl Body {
 
     /// Ends what it was sent to finish, then itself.
     pub(super) fn ask_to_stop(&self) {
-        if let Err(e) = self.say(dialogue::stop()) {
+        if self.is_command {
+            self.ask_command_to_stop();
+        } else if let Err(e) = self.say(dialogue::stop()) {
             log::debug!("app process {} cannot be asked to stop: {e}", self.pid);
+        }
+    }
+
+    fn ask_command_to_stop(&self) {
+        if self.is_reaped || !command::is_shell(self.pid) {
+            self.signal(libc::SIGTERM);
+        } else if let Err(e) = self.signal_group(libc::SIGTERM) {
+            log::error!("cannot end the command of process {}: {e}", self.pid);
+        }
+    }
+
+    /// Says it once more, to one that did not listen. To a command it was a signal already, and many take a second
+    /// one for "leave everything as it is".
+    pub(super) fn terminate(&self) {
+        if !self.is_command {
+            self.signal(libc::SIGTERM);
         }
     }
 
@@ -159,17 +184,22 @@ impl Body {
         if self.is_child && self.is_reaped {
             return;
         }
-        let result = if self.is_child {
-            pidfd::signal_group_of_child(self.pid, libc::SIGKILL)
-        } else {
-            let group = self.pidfd.signal_group(libc::SIGKILL);
-            group.or_else(|_| self.pidfd.signal(libc::SIGKILL))
-        };
-        if let Err(e) = result {
+        if let Err(e) = self.signal_group(libc::SIGKILL) {
             log::error!(
                 "cannot kill the process group of app process {}: {e}",
                 self.pid
             );
+        }
+    }
+}
+
+impl Body {
+    fn signal_group(&self, signal: i32) -> io::Result<bool> {
+        if self.is_child {
+            pidfd::signal_group_of_child(self.pid, signal)
+        } else {
+            let group = self.pidfd.signal_group(signal);
+            group.or_else(|_| self.pidfd.signal(signal))
         }
     }
 }

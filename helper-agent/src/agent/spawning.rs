@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use passenger_shm::messages::Registration;
 use passenger_shm::{ProcessParams, Protocol};
 
+use super::answering;
 use super::core::{watch, Agent};
 use super::processes::{Body, Phase, Process, Starting, Way};
 use super::retiring::Share;
@@ -65,6 +66,7 @@ impl Agent {
             code_generation: group.code_generation,
             phase: Phase::Starting(Box::new(starting)),
             body: None,
+            port: None,
             share: Share::after(self.view.load(reference).takes),
             takes_before: 0,
             takes_seen: 0,
@@ -72,6 +74,7 @@ impl Agent {
             spawn_ms: 0,
             forked_by: 0,
             question: None,
+            work_token: None,
             is_ending: false,
             is_drained: false,
             is_silent: false,
@@ -205,8 +208,13 @@ impl Agent {
         };
         starting.note(prepared);
         let tail = Arc::clone(&starting.tail);
-        let listener = launch::bind(&path, apache)
-            .map_err(|e| format!("cannot make its request socket {}: {e}", path.display()))?;
+        let listener =
+            match &prepared.port {
+                Some(_) => None,
+                None => Some(launch::bind(&path, apache).map_err(|e| {
+                    format!("cannot make its request socket {}: {e}", path.display())
+                })?),
+            };
         let image = self.descriptors.agent_image.as_fd();
         let launched = launch::launch(image, &prepared.order, listener, self.limits)
             .map_err(|e| format!("cannot start a process: {e}"))?;
@@ -215,7 +223,16 @@ impl Agent {
             launched.pid,
             prepared.order.command()
         );
-        let body = self.watch_body(id, launched, &tail);
+        let mut body = self.watch_body(id, launched, &tail);
+        if let Some(reserved) = &prepared.port {
+            body.is_command = true;
+            let answer =
+                answering::answer(id, reserved.port, prepared.uid, self.happenings.clone());
+            body.tasks.push(watch(answer));
+        }
+        if let Some(process) = self.processes.get_mut(id) {
+            process.port.clone_from(&prepared.port);
+        }
         self.let_go_on(id, body);
         Ok(())
     }
@@ -299,6 +316,7 @@ impl Agent {
             pidfd,
             output,
             control,
+            is_command: false,
             is_child: false,
             is_reaped: false,
             exit: None,
@@ -336,6 +354,8 @@ impl Agent {
                 self.with_body(id, Body::kill_group);
             }
             (Ok(Said::Busy { token, numbers }), None) => self.on_busy(id, token, &numbers),
+            (Ok(Said::WorkWanted), None) => self.tell(Event::WorkWanted { process: id }),
+            (Ok(Said::WorkDone(token)), None) => self.on_work_done(id, token),
             (Ok(Said::Leave), None) => self.tell(Event::LeaveAsked { process: id }),
             (Err(text), None) => {
                 log::error!("app process {pid} {text}; it is replaced");
@@ -348,6 +368,14 @@ impl Agent {
         }
     }
 
+    /// A command answered at its port, which is all it ever says.
+    pub(super) fn on_answered(&mut self, id: ProcessId) {
+        let starting = self.processes.get_mut(id).and_then(Process::starting);
+        if starting.is_some_and(|starting| starting.cause.is_none()) {
+            self.publish(id, 0, Speaks::Http);
+        }
+    }
+
     /// It is ready: workers may use it.
     fn publish(&mut self, id: ProcessId, concurrency: u32, speaks: Speaks) {
         let Some(process) = self.processes.get_mut(id) else {
@@ -355,6 +383,7 @@ impl Agent {
         };
         let (pid, reference, group_id) = (process.pid(), process.reference, process.group);
         let code_generation = process.code_generation;
+        let port = process.port.as_ref().map_or(0, |reserved| reserved.port);
         if process.is_ending {
             // Killed already, because of a restart: what it loaded may be the old code.
             return;
@@ -374,6 +403,7 @@ impl Agent {
                 Speaks::Http => Protocol::Http,
             },
             code_generation,
+            port,
         };
         let took = starting.began.elapsed();
         let has_loaded = starting.has_loaded;

@@ -71,6 +71,8 @@ pub(super) enum Happening {
         process: ProcessId,
         said: Result<Said, String>,
     },
+    /// A command answered at its port.
+    Answered { process: ProcessId },
     /// A process has ended.
     Exited { process: ProcessId },
     /// A process's control socket is read to its end.

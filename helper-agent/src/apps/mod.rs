@@ -15,8 +15,8 @@ pub struct AppType {
     pub aliases: &'static [&'static str],
     /// Files in the app root that make a directory an app of this type; the first that exists starts it.
     pub startup_files: &'static [&'static str],
-    /// Its loader in the loaders' directory.
-    pub loader: &'static str,
+    /// Its loader in the loaders' directory; `None`: it is a command that listens at `$PORT`.
+    pub loader: Option<&'static str>,
     /// Directive that names the interpreter.
     pub directive: &'static str,
     /// Interpreters tried when the directive is absent, in order.
@@ -39,12 +39,12 @@ pub enum Preloading {
 const PYTHON: &str = "PassengerPython";
 
 /// All types, in order of detection.
-pub static TYPES: [AppType; 4] = [
+pub static TYPES: [AppType; 5] = [
     AppType {
         name: "ruby",
         aliases: &["rack"],
         startup_files: &["config.ru"],
-        loader: "rack-loader.rb",
+        loader: Some("rack-loader.rb"),
         directive: "PassengerRuby",
         interpreters: &["ruby"],
         preloading: Preloading::ByDefault,
@@ -53,7 +53,7 @@ pub static TYPES: [AppType; 4] = [
         name: "python",
         aliases: &["wsgi"],
         startup_files: &["passenger_wsgi.py"],
-        loader: "wsgi-loader.py",
+        loader: Some("wsgi-loader.py"),
         directive: PYTHON,
         interpreters: &["python3", "python"],
         preloading: Preloading::IfAsked,
@@ -62,7 +62,7 @@ pub static TYPES: [AppType; 4] = [
         name: "asgi",
         aliases: &[],
         startup_files: &["passenger_asgi.py"],
-        loader: "asgi-loader.py",
+        loader: Some("asgi-loader.py"),
         directive: PYTHON,
         interpreters: &["python3", "python"],
         preloading: Preloading::IfAsked,
@@ -71,14 +71,40 @@ pub static TYPES: [AppType; 4] = [
         name: "nodejs",
         aliases: &["node"],
         startup_files: &["app.js", "app.mjs"],
-        loader: "node-loader.js",
+        loader: Some("node-loader.js"),
         directive: "PassengerNodejs",
         interpreters: &["node", "nodejs"],
         preloading: Preloading::Never,
     },
+    AppType {
+        name: "meteor",
+        aliases: &[],
+        startup_files: &[".meteor"],
+        loader: None,
+        directive: "PATH",
+        interpreters: &["meteor"],
+        preloading: Preloading::Never,
+    },
 ];
 
+/// What `PassengerAppStartCommand` makes of an app.
+pub static GENERIC: AppType = AppType {
+    name: "generic",
+    aliases: &[],
+    startup_files: &[],
+    loader: None,
+    directive: "PassengerAppStartCommand",
+    interpreters: &["sh"],
+    preloading: Preloading::Never,
+};
+
 impl AppType {
+    /// Meteor's own directories, not the bundles made from them.
+    #[must_use]
+    pub fn meteor() -> &'static Self {
+        &TYPES[TYPES.len() - 1]
+    }
+
     /// The type of that name or alias.
     #[must_use]
     pub fn by_name(name: &str) -> Option<&'static Self> {
@@ -153,14 +179,15 @@ fn is_absence(error: &io::Error) -> bool {
     )
 }
 
-fn look_up(program: &str, path: &std::ffi::OsStr) -> Option<PathBuf> {
+/// Finds a program in the directories of a `PATH`.
+pub(crate) fn look_up(program: &str, path: &std::ffi::OsStr) -> Option<PathBuf> {
     env::split_paths(path)
         .filter(|dir| dir.is_absolute())
         .map(|dir| dir.join(program))
         .find(|candidate| is_program(candidate))
 }
 
-fn is_program(path: &Path) -> bool {
+pub(crate) fn is_program(path: &Path) -> bool {
     path.metadata()
         .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
 }
@@ -179,6 +206,8 @@ mod tests {
             }
         }
         assert_eq!(AppType::by_name("perl"), None);
+        assert_eq!(AppType::by_name("meteor"), Some(AppType::meteor()));
+        assert_eq!(AppType::by_name("generic"), None, "needs a command");
     }
 
     #[test]

@@ -14,7 +14,7 @@ use super::Application;
 pub(crate) const MAX_BYTES: usize = 2048;
 
 /// Which registrations mean the same group: equal for equal app root, name, environment, user, group,
-/// type, startup file and base URI. A hash; only root's values go into it, so nobody can choose collisions.
+/// type, startup file or start command, and base URI. A hash; only root's values go into it, so nobody can choose collisions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Identity(u64, u64);
 
@@ -28,6 +28,7 @@ impl Identity {
             (salt, &app.real_root, &app.group_name, options.app_env()).hash(&mut hasher);
             (&options.user, &options.group, app.owner).hash(&mut hasher);
             (app.kind.name, &options.startup_file, &app.base_uri).hash(&mut hasher);
+            options.start_command.hash(&mut hasher);
             hasher.finish()
         };
         Self(half(0), half(1))

@@ -23,6 +23,10 @@ pub struct AppOptions {
     pub app_root: Option<String>,
     /// `PassengerAppType`.
     pub app_type: Option<String>,
+    /// `PassengerAppStartCommand`: a line for the shell.
+    pub start_command: Option<String>,
+    /// `PassengerMeteorAppSettings`, relative to the app root unless absolute.
+    pub meteor_settings: Option<String>,
     /// `PassengerStartupFile`, relative to the app root.
     pub startup_file: Option<String>,
     /// `PassengerAppGroupName`.
@@ -87,6 +91,8 @@ impl AppOptions {
             "PassengerNodejs" => self.nodejs = value::optional_text(it)?,
             "PassengerAppRoot" => self.app_root = value::optional_text(it)?,
             "PassengerAppType" => self.app_type = value::optional_text(it)?,
+            "PassengerAppStartCommand" => self.start_command = value::optional_text(it)?,
+            "PassengerMeteorAppSettings" => self.meteor_settings = value::optional_text(it)?,
             "PassengerStartupFile" => self.startup_file = value::optional_text(it)?,
             "PassengerAppGroupName" => self.group_name = value::optional_text(it)?,
             "PassengerUser" => self.user = value::optional_text(it)?,

@@ -17,7 +17,7 @@ use std::path::{Component, Path, PathBuf};
 use passenger_shm::messages::Registration;
 
 use super::{AppOptions, Configuration};
-use crate::apps::AppType;
+use crate::apps::{self, AppType};
 
 /// As whom an application may run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -43,7 +43,7 @@ pub struct Application {
     pub app_root: PathBuf,
     /// The same with all links resolved now.
     pub real_root: PathBuf,
-    /// Startup file, absolute.
+    /// Startup file, absolute; a command without one has its directory here, whose owner then counts.
     pub startup_file: PathBuf,
     /// Base URI, empty for the root of the host.
     pub base_uri: String,
@@ -74,11 +74,12 @@ impl Application {
             ),
         };
         let kind = kind_of(&options, &app_root)?;
-        let startup_file = match options.startup_file.as_deref() {
+        let real_root = fs::canonicalize(&app_root).map_err(|e| unreadable(&app_root, &e))?;
+        let startup_file = match &options.startup_file {
             Some(file) => app_root.join(file),
+            None if kind.startup_files.is_empty() => real_root.clone(),
             None => app_root.join(kind.startup_file(&app_root)),
         };
-        let real_root = fs::canonicalize(&app_root).map_err(|e| unreadable(&app_root, &e))?;
         let owner = if is_known {
             OwnerRule::Configured
         } else {
@@ -145,6 +146,9 @@ fn beside_public(document_root: &str, base_uri: &str) -> Result<PathBuf, String>
 }
 
 fn kind_of(options: &AppOptions, app_root: &Path) -> Result<&'static AppType, String> {
+    if options.start_command.is_some() {
+        return Ok(&apps::GENERIC);
+    }
     if let Some(name) = &options.app_type {
         return AppType::by_name(name)
             .ok_or_else(|| format!("PassengerAppType {name:?} is not a type of application"));
@@ -168,9 +172,9 @@ fn sole_owner(real_root: &Path, startup_file: &Path) -> Result<OwnerRule, String
     };
     let root = fs::metadata(real_root).map_err(|e| unreadable(real_root, &e))?;
     let file = fs::symlink_metadata(startup_file).map_err(|e| unreadable(startup_file, &e))?;
-    if !file.is_file() {
+    if !file.is_file() && !file.is_dir() {
         return Err(refuse(format!(
-            "{} is not an ordinary file",
+            "{} is neither a file nor a directory",
             startup_file.display()
         )));
     }
@@ -327,7 +331,9 @@ mod tests {
         fs::remove_file(dir.0.join("app/config.ru")).unwrap();
         let refused = Application::find(&config, &registration(&public, "", &[])).unwrap_err();
         assert!(
-            refused.contains("none of config.ru, passenger_wsgi.py, passenger_asgi.py, app.js"),
+            refused.contains(
+                "none of config.ru, passenger_wsgi.py, passenger_asgi.py, app.js, .meteor"
+            ),
             "{refused}"
         );
     }

@@ -55,7 +55,7 @@ impl Pool {
         let live: Vec<ProcessId> = self
             .processes
             .iter()
-            .filter(|(_, p)| p.is_live())
+            .filter(|(_, p)| p.is_up())
             .map(|(id, _)| *id)
             .collect();
         for id in live {

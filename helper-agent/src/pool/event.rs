@@ -139,6 +139,8 @@ pub enum Event {
         concurrency: u32,
         /// Whether the former agent had already taken it out of routing.
         draining: bool,
+        /// Whether the former agent had taken it out of routing for out-of-band work.
+        away: bool,
         /// Whether it is from before the group's last restart.
         outdated: bool,
     },
@@ -190,6 +192,16 @@ pub enum Event {
         /// The process.
         process: ProcessId,
     },
+    /// A response of a process asked for out-of-band work.
+    WorkWanted {
+        /// The process.
+        process: ProcessId,
+    },
+    /// A process is done with its out-of-band work.
+    WorkDone {
+        /// The process.
+        process: ProcessId,
+    },
     /// End everything; after so many milliseconds by force.
     Stop {
         /// Milliseconds until force.
@@ -213,6 +225,31 @@ pub enum Command {
     Drain {
         /// The process.
         process: ProcessId,
+    },
+    /// Take a process out of routing for a while; requests it has go on.
+    Rest {
+        /// The process.
+        process: ProcessId,
+    },
+    /// Tell it to do its out-of-band work; ends in `WorkDone` or `Exited`.
+    Work {
+        /// The process.
+        process: ProcessId,
+    },
+    /// Put it back into routing.
+    Resume {
+        /// The process.
+        process: ProcessId,
+    },
+    /// Its work took too long; it is ended. For the log.
+    WorkOverdue {
+        /// The process.
+        process: ProcessId,
+    },
+    /// The group's only process wants out-of-band work, and there may be no other. For the log, said once.
+    CannotWork {
+        /// The group.
+        group: GroupId,
     },
     /// Say `stop` on its control socket: finish what was sent, then exit.
     AskToStop {

@@ -37,6 +37,8 @@ pub(super) struct Group {
     pub(super) keeps_old: bool,
     /// How long requests wait for the newest edition, and since when.
     pub(super) code_wait: (CodeWait, Millis),
+    /// Whether it was said that its out-of-band work cannot be done.
+    pub(super) has_complained_of_work: bool,
 }
 
 impl Group {
@@ -54,11 +56,13 @@ impl Group {
             edition: 1,
             keeps_old: false,
             code_wait: (CodeWait::No, now),
+            has_complained_of_work: false,
         }
     }
 
     pub(super) fn set_limits(&mut self, limits: GroupLimits, now: Millis) {
         self.limits = limits;
+        self.has_complained_of_work = false;
         self.is_gone &= !limits.confirmed;
         self.unconfirmed_since = match (limits.confirmed, self.unconfirmed_since) {
             (true, _) => None,

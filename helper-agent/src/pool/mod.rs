@@ -9,10 +9,12 @@
 //!                        ▼                      ▼                                │ Exited
 //!                      gone                   gone                             gone
 //! ```
+//! From `Live` there is a way out and back: `out_of_band.rs`.
 //!
 //! * `event.rs` – the vocabulary;
 //! * `process.rs`, `group.rs` – the books;
 //! * `restart.rs` – restarts: who waits for the new code, and what its failure means;
+//! * `out_of_band.rs` – processes that are away to do work of their own;
 //! * `policy.rs` – what follows from the books: the only place with opinions; `ending.rs` – how an end is
 //!   urged on.
 //!
@@ -22,6 +24,7 @@
 mod ending;
 mod event;
 mod group;
+mod out_of_band;
 mod policy;
 mod process;
 mod restart;
@@ -35,7 +38,7 @@ pub use event::{
     ProcessId, QueueSeen, Rolling,
 };
 use group::Group;
-use process::{Process, Stage, State};
+use process::{Absence, Process, Stage, State};
 
 /// The books and the policy over them. See the module's page.
 #[derive(Debug)]
@@ -135,6 +138,8 @@ impl Pool {
             Event::SpawnFailed { process } => self.failed(now, process, &mut commands),
             Event::Exited { process } => self.exited(now, process, &mut commands),
             Event::LeaveAsked { process } => self.end(now, process, &mut commands),
+            Event::WorkWanted { process } => self.work_wanted(now, process),
+            Event::WorkDone { process } => self.work_done(now, process, &mut commands),
             Event::Stop { deadline_ms } => self.stop(now, deadline_ms),
             Event::Tick => {}
         }
@@ -148,6 +153,7 @@ impl Pool {
             process,
             concurrency,
             draining,
+            away,
             outdated,
         } = *event
         else {
@@ -168,6 +174,13 @@ impl Pool {
             State::Ending(Stage::Draining {
                 since: now,
                 is_seen: false,
+            })
+        } else if away {
+            // Whether it was told to work, nobody knows: it is told again, and says so if it is done.
+            State::Away(Absence::Leaving {
+                since: now,
+                is_seen: false,
+                was_told: true,
             })
         } else {
             State::Live
@@ -244,7 +257,7 @@ impl Pool {
             self.failed(now, id, out);
             return;
         }
-        let died_by_itself = process.is_live();
+        let died_by_itself = process.is_up();
         let died_young = now.since(process.since) < group::EARLY_DEATH_MS;
         let group_id = process.group;
         self.processes.remove(&id);
@@ -257,12 +270,12 @@ impl Pool {
         }
     }
 
-    /// Takes a live process out of routing, which is how every end but a crash begins.
+    /// Takes a process out of routing for good, which is how every end but a crash begins.
     fn end(&mut self, now: Millis, id: ProcessId, out: &mut Vec<Command>) {
         let Some(process) = self.processes.get_mut(&id) else {
             return;
         };
-        if process.is_live() {
+        if process.is_up() {
             process.state = State::Ending(Stage::Draining {
                 since: now,
                 is_seen: false,

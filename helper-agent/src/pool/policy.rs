@@ -6,7 +6,7 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use super::event::{Command, GroupId, Millis, ProcessId};
-use super::process::{Process, Stage, State};
+use super::process::{Absence, Process, Stage, State};
 use super::{group, Pool};
 
 /// A waiter younger than this may just be taking the seat it was woken for.
@@ -40,6 +40,8 @@ enum Wish {
     Full,
     /// Fewer processes than configured.
     Minimum,
+    /// Its only process wants to do out-of-band work.
+    Cover,
     /// A process runs code or configuration from before a restart.
     Replace,
 }
@@ -49,6 +51,10 @@ enum Wish {
 struct Count {
     starting: u32,
     live: u32,
+    /// Doing out-of-band work.
+    away: u32,
+    /// Waiting for their moment to do it.
+    due: u32,
     full: u32,
     stuck: u32,
     /// Became live a moment ago.
@@ -62,7 +68,7 @@ fn leaves_soon(process: &Process, now: Millis) -> bool {
     match process.state {
         State::Ending(Stage::Draining { since, .. }) => now.since(since) < DRAIN_PROMISE_MS,
         State::Ending(_) => true,
-        State::Starting | State::Live => false,
+        State::Starting | State::Live | State::Away(_) => false,
     }
 }
 
@@ -74,9 +80,11 @@ impl Pool {
         } else {
             self.prove(now);
             self.lose_patience(now, out);
+            self.work(now, out);
             self.reap(now, out);
             self.fill(now, out);
             self.make_room(now, out);
+            self.complain_of_work(now, out);
             self.forget(now, out);
         }
         self.urge(now, out);
@@ -91,10 +99,13 @@ impl Pool {
             State::Ending(Stage::Draining { is_seen: true, .. }) if p.load.in_use == 0 => {
                 PARTING_LOOK_MS
             }
-            State::Ending(Stage::Draining { .. }) => DRAIN_LOOK_MS,
+            State::Ending(Stage::Draining { .. }) | State::Away(Absence::Leaving { .. }) => {
+                DRAIN_LOOK_MS
+            }
             _ => 1_000,
         });
         let mut wait = looks.min().unwrap_or(1_000);
+        wait = wait.min(self.work_look_ms(now));
         wait = wait.min(self.patience_ms(now).max(DRAIN_LOOK_MS));
         for (id, group) in self.groups.iter().filter(|(_, group)| group.has_demand()) {
             let count = counts.get(id).copied().unwrap_or_default();
@@ -118,6 +129,7 @@ impl Pool {
                 State::Starting => count.starting += 1,
                 State::Live => {
                     count.live += 1;
+                    count.due += u32::from(process.is_due_for_work(now));
                     count.full += u32::from(process.is_full());
                     let is_stuck = process
                         .stuck_since
@@ -129,13 +141,14 @@ impl Pool {
                     let is_replaced = process.is_replaced(edition) && !is_kept;
                     count.old += u32::from(is_replaced || process.is_retiring);
                 }
+                State::Away(_) => count.away += 1,
                 State::Ending(_) => {}
             }
         }
         counts
     }
 
-    fn is_pool_full(&self) -> bool {
+    pub(super) fn is_pool_full(&self) -> bool {
         self.processes.len() >= self.limits.max_processes as usize
     }
 
@@ -156,7 +169,8 @@ impl Pool {
         if count.live == 0 && group.has_demand() {
             return may_serve(false).then_some(Wish::Starved);
         }
-        if max == 0 || count.live < max {
+        let staying = count.live + count.away;
+        if max == 0 || staying < max {
             let all_full = count.live > 0 && count.full == count.live;
             let all_stuck = count.live > 0 && count.stuck == count.live;
             let is_serious = group.queue.oldest_ms >= QUEUE_IS_SERIOUS_MS;
@@ -167,8 +181,11 @@ impl Pool {
             if all_stuck && may_fill {
                 return Some(Wish::Full);
             }
-            if count.live < group.min_instances() && may_fill {
+            if staying < group.min_instances() && may_fill {
                 return Some(Wish::Minimum);
+            }
+            if count.due > 0 && staying == 1 && may_fill {
+                return Some(Wish::Cover);
             }
         }
         (count.old > 0 && may_fill).then_some(Wish::Replace)

@@ -10,6 +10,8 @@ pub(super) enum State {
     Starting,
     /// Takes requests.
     Live,
+    /// Gets no new requests for a while, for out-of-band work.
+    Away(Absence),
     /// Gets no new requests; on its way out.
     Ending(Stage),
 }
@@ -26,6 +28,20 @@ pub(super) enum Stage {
     Terminated { since: Millis },
     /// SIGKILL was sent; only the kernel is awaited.
     Killed,
+}
+
+/// How far a process is with its out-of-band work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Absence {
+    /// Out of routing; workers may still hold seats. `is_seen` as in [`Stage::Draining`]. `was_told`: an earlier
+    /// agent may have told it to work.
+    Leaving {
+        since: Millis,
+        is_seen: bool,
+        was_told: bool,
+    },
+    /// It was told to work.
+    Working { since: Millis },
 }
 
 /// One process.
@@ -46,6 +62,10 @@ pub(super) struct Process {
     pub(super) edition: u64,
     /// To be replaced whatever its edition.
     pub(super) is_retiring: bool,
+    /// Since when it wants out-of-band work done.
+    pub(super) wants_work: Option<Millis>,
+    /// Not before this: its requests took too long the last time.
+    pub(super) work_not_before: Millis,
 }
 
 impl Process {
@@ -60,6 +80,8 @@ impl Process {
             stuck_since: None,
             edition,
             is_retiring: false,
+            wants_work: None,
+            work_not_before: now,
         }
     }
 
@@ -74,6 +96,23 @@ impl Process {
 
     pub(super) fn is_live(&self) -> bool {
         self.state == State::Live
+    }
+
+    pub(super) fn is_away(&self) -> bool {
+        matches!(self.state, State::Away(_))
+    }
+
+    /// Whether it serves, or will again.
+    pub(super) fn is_up(&self) -> bool {
+        self.is_live() || self.is_away()
+    }
+
+    /// Whether it waits for its moment to do out-of-band work.
+    pub(super) fn is_due_for_work(&self, now: Millis) -> bool {
+        self.is_live()
+            && self.wants_work.is_some()
+            && now >= self.work_not_before
+            && !self.is_retiring
     }
 
     pub(super) fn is_ending(&self) -> bool {
@@ -106,7 +145,9 @@ impl Process {
             Some(since) if is_same && self.is_full() => Some(since),
             _ => self.is_full().then_some(now),
         };
-        if let State::Ending(Stage::Draining { is_seen, .. }) = &mut self.state {
+        if let State::Ending(Stage::Draining { is_seen, .. })
+        | State::Away(Absence::Leaving { is_seen, .. }) = &mut self.state
+        {
             *is_seen = true;
         }
     }

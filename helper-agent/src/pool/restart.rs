@@ -19,10 +19,7 @@ const BRIEFLY_MS: u32 = 1_000;
 impl Pool {
     /// From here on no process joins that was asked for earlier.
     pub(super) fn restart(&mut self, now: Millis, id: GroupId, out: &mut Vec<Command>) {
-        let serves = self
-            .processes
-            .values()
-            .any(|p| p.group == id && p.is_live());
+        let serves = self.processes.values().any(|p| p.group == id && p.is_up());
         let Some(group) = self.groups.get_mut(&id) else {
             return;
         };
@@ -90,7 +87,7 @@ impl Pool {
         let edition = self.groups.get(&id).map_or(0, |g| g.edition);
         self.processes
             .iter()
-            .filter(|(_, p)| p.group == id && p.is_live() && p.edition < edition)
+            .filter(|(_, p)| p.group == id && p.is_up() && p.edition < edition)
             .map(|(id, _)| *id)
             .collect()
     }

@@ -38,6 +38,10 @@ pub enum Said {
         /// Numbers of the requests in execution.
         numbers: Vec<u64>,
     },
+    /// A response asked for out-of-band work.
+    WorkWanted,
+    /// It has done the work of that token, see [`work`].
+    WorkDone(u64),
     /// It wants no more requests.
     Leave,
     /// A preloader has loaded the app and waits to be asked to fork.
@@ -62,6 +66,8 @@ pub fn parse(line: &str) -> Result<Said, String> {
             .map(|(step, text)| Said::Error(step.to_owned(), unescape(text))),
         "ready" => ready(rest),
         "busy" => busy(rest),
+        "work-wanted" if rest.is_empty() => Some(Said::WorkWanted),
+        "work-done" => rest.parse().ok().map(Said::WorkDone),
         "leave" if rest.is_empty() => Some(Said::Leave),
         "preloaded" if rest.is_empty() => Some(Said::Preloaded),
         _ => None,
@@ -126,6 +132,12 @@ pub fn stop() -> &'static str {
 #[must_use]
 pub fn ask_busy(token: u64) -> String {
     format!("busy? {token}\n")
+}
+
+/// "No requests come until you are back: do your out-of-band work."
+#[must_use]
+pub fn work(token: u64) -> String {
+    format!("work {token}\n")
 }
 
 /// The shim's side: a step begins.
@@ -249,6 +261,8 @@ mod tests {
             Ok(Said::Busy { token: 7, numbers })
         );
         assert_eq!(parse("leave"), Ok(Said::Leave));
+        assert_eq!(parse("work-wanted"), Ok(Said::WorkWanted));
+        assert_eq!(parse("work-done 12"), Ok(Said::WorkDone(12)));
         assert_eq!(parse("preloaded"), Ok(Said::Preloaded));
     }
 
@@ -265,6 +279,9 @@ mod tests {
             "busy x",
             "busy 1 x",
             "leave now",
+            "work-wanted now",
+            "work-done",
+            "work-done x",
             "preloaded twice",
             "error",
             "info k",

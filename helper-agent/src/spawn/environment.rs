@@ -34,6 +34,8 @@ pub struct Source<'a> {
     pub software: &'a str,
     /// Uid that connections must have.
     pub peer_uid: u32,
+    /// Where an app without a loader is to listen.
+    pub port: Option<u16>,
 }
 
 /// The whole environment, in alphabetical order.
@@ -106,18 +108,12 @@ pub fn shown(environment: &[(String, String)]) -> Vec<(String, Option<String>)> 
 
 fn contract(app: &Application, source: &Source<'_>) -> Vec<(&'static str, String)> {
     let root = app.app_root.display().to_string();
-    let mut contract = vec![
-        ("PWD", root.clone()),
-        ("IN_PASSENGER", "1".to_owned()),
-        ("PASSENGER_APP_ROOT", root),
-        (
-            "PASSENGER_STARTUP_FILE",
-            app.startup_file.display().to_string(),
-        ),
-        ("PASSENGER_APP_GROUP_NAME", app.group_name.clone()),
-        ("PASSENGER_PEER_UID", source.peer_uid.to_string()),
-        ("PASSENGER_THREADS", app.options.threads().to_string()),
-    ];
+    let mut contract = vec![("PWD", root.clone()), ("IN_PASSENGER", "1".to_owned())];
+    if let Some(port) = source.port {
+        contract.push(("PORT", port.to_string()));
+    } else {
+        contract.extend(for_the_loader(app, source, root));
+    }
     let env = app.options.app_env();
     for name in [
         "PASSENGER_APP_ENV",
@@ -138,6 +134,22 @@ fn contract(app: &Application, source: &Source<'_>) -> Vec<(&'static str, String
         }
     }
     contract
+}
+
+/// What the loader takes out of the environment again.
+fn for_the_loader(
+    app: &Application,
+    source: &Source<'_>,
+    root: String,
+) -> [(&'static str, String); 5] {
+    let startup_file = app.startup_file.display().to_string();
+    [
+        ("PASSENGER_APP_ROOT", root),
+        ("PASSENGER_STARTUP_FILE", startup_file),
+        ("PASSENGER_APP_GROUP_NAME", app.group_name.clone()),
+        ("PASSENGER_PEER_UID", source.peer_uid.to_string()),
+        ("PASSENGER_THREADS", app.options.threads().to_string()),
+    ]
 }
 
 #[cfg(test)]
@@ -162,6 +174,14 @@ mod tests {
     }
 
     fn built(base_uri: &str, configured: &[(&str, &str)]) -> BTreeMap<String, String> {
+        built_for(None, base_uri, configured)
+    }
+
+    fn built_for(
+        port: Option<u16>,
+        base_uri: &str,
+        configured: &[(&str, &str)],
+    ) -> BTreeMap<String, String> {
         let identity = Identity {
             uid: 1000,
             gid: 1000,
@@ -186,6 +206,7 @@ mod tests {
             configured,
             software: "Apache",
             peer_uid: 33,
+            port,
         };
         build(&app(base_uri), &source).into_iter().collect()
     }
@@ -200,6 +221,16 @@ mod tests {
         assert_eq!(env["RAILS_ENV"], "production");
         assert_eq!(env["PASSENGER_PEER_UID"], "33");
         assert!(!env.contains_key("PASSENGER_BASE_URI"));
+    }
+
+    #[test]
+    fn a_command_gets_its_port_and_nothing_that_is_for_loaders() {
+        let env = built_for(Some(8421), "/sub", &[("PORT", "80")]);
+        assert_eq!(env["PORT"], "8421", "whatever the administrator wrote");
+        assert_eq!(env["PASSENGER_BASE_URI"], "/sub");
+        assert_eq!(env["PASSENGER_APP_ENV"], "production");
+        let ours = env.keys().filter(|name| name.starts_with("PASSENGER_"));
+        assert_eq!(ours.count(), 2);
     }
 
     #[test]

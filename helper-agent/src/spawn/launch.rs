@@ -66,17 +66,18 @@ pub fn bind(path: &Path, owner: Option<u32>) -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
-/// Starts the shim with that order. Takes the listener: its only other copy is the shim's.
+/// Starts the shim with that order. Takes the listener, which only a command has none of: its only other copy is
+/// the shim's.
 ///
 /// # Errors
 /// Out of descriptors or processes, or an order that cannot be written down.
 pub fn launch(
     image: BorrowedFd<'_>,
     order: &SpawnOrder,
-    listener: OwnedFd,
+    listener: Option<OwnedFd>,
     limits: Limits,
 ) -> io::Result<Launched> {
-    start(image, order, Some(listener), limits)
+    start(image, order, listener, limits)
 }
 
 /// Starts a preloader, which nobody connects to.

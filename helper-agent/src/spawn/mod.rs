@@ -12,6 +12,7 @@
 //!
 //! * `order.rs` – what the shim is told; `prepare.rs` makes it (may block), `identity.rs` says as whom (`accounts.rs`: of which users,
 //!   `ownership.rs`: whose the startup file is), `environment.rs` with which variables;
+//! * `command.rs` – apps without a loader, `port.rs` – where they listen;
 //! * `launch.rs` – the agent's side of the fork;
 //! * `shim.rs` – the child's side, between fork and the loader;
 //! * `dialogue.rs` – the lines of the control socket;
@@ -19,6 +20,7 @@
 //! * `report.rs` – a failure in words; `diagnosis.rs` – what a process that does not get ready is doing.
 
 pub mod accounts;
+pub mod command;
 pub mod diagnosis;
 pub mod dialogue;
 pub mod environment;
@@ -27,6 +29,7 @@ pub mod identity;
 pub mod launch;
 pub mod order;
 pub mod ownership;
+pub mod port;
 pub mod prepare;
 pub mod report;
 pub mod shim;

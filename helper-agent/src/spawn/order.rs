@@ -27,14 +27,16 @@ pub struct SpawnOrder {
     pub identity: Option<Identity>,
     /// Working directory.
     pub app_root: PathBuf,
-    /// The file that is the app; only looked at for a clear error.
-    pub startup_file: PathBuf,
+    /// The file that is the app; only looked at for a clear error. `None`: a command needs none.
+    pub startup_file: Option<PathBuf>,
     /// The interpreter.
     pub program: PathBuf,
     /// Directive that sets the interpreter, for the error.
     pub directive: String,
     /// Its arguments, without its own name.
     pub arguments: Vec<PathBuf>,
+    /// Whether the program is one of our loaders, which get control socket and listener.
+    pub has_loader: bool,
     /// The whole environment.
     pub environment: Vec<(String, String)>,
     /// Whether it becomes a preloader: without a listening socket, and killed by the kernel when the agent dies.

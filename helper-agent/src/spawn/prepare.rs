@@ -6,6 +6,7 @@ use std::env;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use passenger_shm::messages::Registration;
@@ -14,7 +15,8 @@ use super::accounts::{Accounts, System};
 use super::environment::{self, Source};
 use super::identity::{self, FileOwner, Identity, Rules};
 use super::order::SpawnOrder;
-use super::ownership;
+use super::port::Reservation;
+use super::{command, ownership};
 use crate::config::{Application, Configuration, OwnerRule};
 use crate::status::board::GroupFacts;
 use crate::sys::process::effective_uid;
@@ -34,6 +36,8 @@ pub struct Prepared {
     pub timeout: Duration,
     /// Requests at once whatever the process says; 0 = unlimited.
     pub forced_concurrency: Option<u32>,
+    /// Where it is to listen, if it has no loader.
+    pub port: Option<Arc<Reservation>>,
     /// Whether a preloader is to load it.
     pub preloads: bool,
     /// Name of the app's group.
@@ -62,7 +66,16 @@ pub fn prepare(
     if app.kind.directive != "PassengerRuby" || app.options.ruby.is_some() {
         configured = app.configured_interpreter();
     }
+    let port = match app.kind.loader {
+        Some(_) => None,
+        None => Some(
+            Reservation::new()
+                .map(Arc::new)
+                .map_err(|e| format!("there is no free port for it: {e}"))?,
+        ),
+    };
     let source = Source {
+        port: port.as_ref().map(|reserved| reserved.port),
         own: &|name| env::var(name).ok(),
         identity: &me,
         configured: config.environment(&registration.document_root),
@@ -70,22 +83,38 @@ pub fn prepare(
         peer_uid: if euid == 0 { config.apache.uid } else { euid },
     };
     let environment = environment::build(&app, &source);
+    let path = environment.iter().find(|(name, _)| name == "PATH");
+    let path = path.map_or("", |(_, path)| path);
+    let (program, arguments) = match (app.kind.loader, &port) {
+        (None, Some(reserved)) => command::of(&app, reserved.port, path, &me.home)?,
+        (loader, _) => (
+            app.kind.interpreter(configured, &app.app_root),
+            loader
+                .map(|loader| loaders.join(loader))
+                .into_iter()
+                .collect(),
+        ),
+    };
     let order = SpawnOrder {
         identity,
-        program: app.kind.interpreter(configured, &app.app_root),
+        program,
         directive: app.kind.directive.to_owned(),
-        arguments: vec![loaders.join(app.kind.loader)],
+        arguments,
         app_root: app.app_root.clone(),
-        startup_file: app.startup_file.clone(),
+        startup_file: app.kind.loader.map(|_| app.startup_file.clone()),
+        has_loader: app.kind.loader.is_some(),
         environment,
         preloads: false,
     };
-    let facts = vec![
+    let mut facts = vec![
         ("app root", app.app_root.display().to_string()),
         ("app type", app.kind.name.to_owned()),
-        ("startup file", app.startup_file.display().to_string()),
         ("environment", app.options.app_env().to_owned()),
     ];
+    match &port {
+        Some(reserved) => facts.push(("port", reserved.port.to_string())),
+        None => facts.push(("startup file", app.startup_file.display().to_string())),
+    }
     Ok(Prepared {
         order,
         uid: me.uid,
@@ -93,6 +122,7 @@ pub fn prepare(
         about: GroupFacts::of(&app),
         timeout: app.options.start_timeout(),
         forced_concurrency: app.options.forced_concurrency(),
+        port,
         preloads: app.options.preloads(app.kind),
         group_name: app.group_name,
         facts,

@@ -190,6 +190,7 @@ fn describe(step: &str) -> String {
         "load" => "loading its code",
         "fork" => "leaving its preloader",
         "listen" => "opening its request socket",
+        "answer" => "waiting for it to answer at its port",
         _ => return format!("step {step}"),
     };
     format!("{meaning} (step {step})")
@@ -212,6 +213,10 @@ fn advice(step: &str, cause: &Cause, reason: &str, output: &str) -> String {
         ("exec", _) => {
             "Install the interpreter, or name it by its full path with PassengerRuby, PassengerPython or \
              PassengerNodejs."
+        }
+        ("answer", Cause::TimedOut(_)) => {
+            "The command must serve HTTP at 127.0.0.1 and the port in the variable PORT: look whether it does, or \
+             raise PassengerStartTimeout."
         }
         (_, Cause::TimedOut(_)) if has(&["connecting to"]) => {
             "Check that the service it connects to runs and can be reached from this machine (address, firewall), and \
@@ -241,6 +246,9 @@ fn advice(step: &str, cause: &Cause, reason: &str, output: &str) -> String {
         }
         _ if has(&["ECONNREFUSED", "Connection refused", "could not connect"]) => {
             "Start the service that the app connects to while it loads, or correct its address."
+        }
+        ("answer", Cause::Ended(_)) => {
+            "Read what it printed. The command must not end by itself, nor put its server into the background."
         }
         (_, Cause::Ended(_)) => {
             "Read what it printed. An app that is to be served must not end by itself: look for exit calls \

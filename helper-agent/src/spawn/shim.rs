@@ -101,6 +101,10 @@ fn carry_out(
     enter(&order).map_err(|text| ("directory", text))?;
     say(control, &dialogue::info("command", &order.command()));
     say(control, &dialogue::step("exec"));
+    if !order.has_loader {
+        // A command knows neither; that the control socket ends says that it runs.
+        return Err(("exec", execute(&order, &[])));
+    }
     if order.preloads {
         return Err(("exec", execute(&order, &[control.as_fd()])));
     }
@@ -197,12 +201,15 @@ fn enter(order: &SpawnOrder) -> Result<(), String> {
     }
     std::env::set_current_dir(root)
         .map_err(|e| format!("{} cannot change to {}: {e}", who(order), root.display()))?;
-    fs::File::open(&order.startup_file).map(drop).map_err(|e| {
+    let Some(startup_file) = &order.startup_file else {
+        return Ok(());
+    };
+    fs::File::open(startup_file).map(drop).map_err(|e| {
         format!(
             "{} cannot read the startup file {}{}: {e}",
             who(order),
-            order.startup_file.display(),
-            ownership(&order.startup_file)
+            startup_file.display(),
+            ownership(startup_file)
         )
     })
 }
@@ -241,6 +248,9 @@ fn execute(order: &SpawnOrder, handed_over: &[BorrowedFd<'_>]) -> String {
         .exec();
     let program = order.program.display();
     match error.kind() {
+        io::ErrorKind::NotFound if !order.has_loader => format!(
+            "the program {program} is neither in the directories of PATH (see SetEnv) nor at its usual place"
+        ),
         io::ErrorKind::NotFound if !order.program.is_absolute() => {
             format!(
                 "the interpreter {program:?} is not in the agent's PATH; set {} to its full path",

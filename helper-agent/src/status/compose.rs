@@ -175,7 +175,7 @@ fn one_process(
     let enabled = match process.state {
         ProcessState::Starting => Enabled::Starting,
         ProcessState::Live => Enabled::Enabled,
-        ProcessState::Draining | ProcessState::Dead => Enabled::Disabling,
+        ProcessState::Draining | ProcessState::Dead | ProcessState::Away => Enabled::Disabling,
     };
     let pid = match (process.pid, note) {
         (0, Some(note)) => note.pid,
@@ -259,6 +259,7 @@ mod tests {
             protocol: Protocol::Binary,
             code_generation: 2,
             started_ms: 5_000,
+            port: 0,
         }
     }
 

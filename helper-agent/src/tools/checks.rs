@@ -33,7 +33,8 @@ pub(super) fn installed_tree(prefix: &Path) -> Finding {
     ];
     let loaders = TYPES
         .iter()
-        .map(|kind| format!("share/passenger/loaders/{}", kind.loader));
+        .filter_map(|kind| kind.loader)
+        .map(|loader| format!("share/passenger/loaders/{loader}"));
     wanted.extend(loaders.map(|loader| (loader, false)));
     let mut problems = Vec::new();
     for (file, must_execute) in wanted {

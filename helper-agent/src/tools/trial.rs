@@ -95,14 +95,22 @@ fn plain(document_root: &str) -> Config {
 }
 
 fn run(prepared: &Prepared, prefix: &Path, directory: &Path) -> Result<String, String> {
+    if prepared.port.is_some() {
+        return Ok("It is not tried: the meteor command would build it first.".to_owned());
+    }
     let failed = |what: &'static str| move |e: io::Error| format!("cannot {what}: {e}");
     process::become_subreaper().map_err(failed("look after its processes"))?;
     let image = prefix.join("libexec/passenger-helper-agent");
     let image = File::open(&image).map_err(|e| format!("cannot open {}: {e}", image.display()))?;
     let listener = launch::bind(&directory.join("s"), None).map_err(failed("make its socket"))?;
     let began = Instant::now();
-    let launched = launch::launch(image.as_fd(), &prepared.order, listener, Limits::default())
-        .map_err(failed("start a process"))?;
+    let launched = launch::launch(
+        image.as_fd(),
+        &prepared.order,
+        Some(listener),
+        Limits::default(),
+    )
+    .map_err(failed("start a process"))?;
     let mut trial = Trial {
         launched,
         lines: Lines::default(),
@@ -185,7 +193,13 @@ impl Trial {
                 Ok(Said::Info(key, value)) => self.story.fact(key, value),
                 Ok(Said::Error(step, text)) => return Ok(Some(Some(Cause::Said { step, text }))),
                 Ok(Said::Ready { .. }) => return Ok(Some(None)),
-                Ok(Said::Busy { .. } | Said::Leave | Said::Preloaded) => {}
+                Ok(
+                    Said::Busy { .. }
+                    | Said::Leave
+                    | Said::Preloaded
+                    | Said::WorkWanted
+                    | Said::WorkDone(_),
+                ) => {}
                 Err(text) => return Ok(Some(Some(Cause::Misspoke(text)))),
             }
         }

@@ -348,7 +348,7 @@ pub(crate) static DIRECTIVES: &[Directive] = &[
     app(c"PassengerNodejs", Text, "node",
         c"Node.js interpreter").built(),
     app(c"PassengerMeteorAppSettings", Text, "none",
-        c"settings file of a Meteor app in development"),
+        c"settings file of a Meteor app in development").built(),
     app(c"PassengerBaseURI", BaseUri, "none",
         c"URI below which an app lives")
         .alias(&[c"RailsBaseURI", c"RackBaseURI"])
@@ -362,7 +362,7 @@ pub(crate) static DIRECTIVES: &[Directive] = &[
         .sets(|c, _, v| c.app_type = Some(v.text())).built(),
     app(c"PassengerAppStartCommand", Text, "none",
         c"shell command of a generic app, which listens on $PORT")
-        .sets(|c, _, v| c.app_start_command = Some(v.text())),
+        .sets(|c, _, v| c.app_start_command = Some(v.text())).built(),
     app(c"PassengerStartupFile", Text, "by app type",
         c"file that starts the app, relative to the app root")
         .sets(|c, _, v| c.startup_file = Some(v.text())).built(),

@@ -161,7 +161,8 @@ pub(crate) fn attempt(
     outbound: &mut Outbound<'_>,
 ) -> Result<Answer, AttemptError> {
     let process = seat.process();
-    let connection = match worker.connections.checkout(process, seat.protocol()) {
+    let port = || worker.view.port(process);
+    let connection = match worker.connections.checkout(process, seat.protocol(), port) {
         Ok(connection) => connection,
         Err(error) => {
             // Nothing was sent: the process is gone or its socket not there.
@@ -245,7 +246,7 @@ impl Attempt<'_, '_> {
                 }
                 Ok(0) => {
                     self.settle();
-                    return Err(failed(io::ErrorKind::UnexpectedEof.into(), body));
+                    return Err(self.failed(io::ErrorKind::UnexpectedEof.into(), body));
                 }
                 Ok(_) => {}
                 Err(Interruption::ClientGone) => return Err(self.abandon()),
@@ -254,7 +255,7 @@ impl Attempt<'_, '_> {
                     return Err(if seen {
                         self.fatal(error)
                     } else {
-                        failed(error, body)
+                        self.failed(error, body)
                     });
                 }
             }
@@ -349,13 +350,14 @@ impl Attempt<'_, '_> {
         })
     }
 
+    fn failed(&self, error: io::Error, body: &RequestBody) -> AttemptError {
+        let tells_nothing = self.connection.is_tcp() || !body.is_empty();
+        AttemptError::Failed(classify(error, true, tells_nothing))
+    }
+
     fn name(&self) -> String {
         format!("{}.{}", self.process.slot(), self.process.generation())
     }
-}
-
-fn failed(error: io::Error, body: &RequestBody) -> AttemptError {
-    AttemptError::Failed(classify(error, true, !body.is_empty()))
 }
 
 /// Frees the seat: the response's end was read, or the app closed or died.

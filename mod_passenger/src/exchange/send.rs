@@ -160,10 +160,16 @@ impl Attempt<'_, '_> {
         if !self.connection.is_reused() {
             self.worker.client.hint(Hint::ProcessSuspect(self.process));
         }
-        AttemptError::Failed(match classify(error, head_accepted, !body.is_empty()) {
-            Failure::MayHaveRun(e) if !head_accepted => Failure::Unread(e),
-            other => other,
-        })
+        AttemptError::Failed(
+            match classify(
+                error,
+                head_accepted,
+                self.connection.is_tcp() || !body.is_empty(),
+            ) {
+                Failure::MayHaveRun(e) if !head_accepted => Failure::Unread(e),
+                other => other,
+            },
+        )
     }
 }
 

@@ -7,10 +7,11 @@ use nix::sys::socket::{self, socket, AddressFamily, SockFlag, SockType, UnixAddr
 use parking_lot::Mutex;
 use passenger_shm::{ProcessRef, Protocol};
 use std::io::{self, Read};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Longest a plain read sleeps before its caller looks at the client and the process.
 pub(crate) const READ_SLICE: Duration = Duration::from_millis(100);
@@ -21,9 +22,16 @@ pub(crate) const BUFFER_BYTES: usize = 32 * 1024;
 /// Idle connections kept per process slot.
 const MAX_IDLE: usize = 64;
 
+/// Longest a connection over TCP may have been idle and be used again: servers that know nothing of us close
+/// theirs after some seconds, and a request must not cross with that.
+const MAX_TCP_IDLE: Duration = Duration::from_secs(1);
+
 /// A connection to one app process.
 pub(crate) struct Connection {
+    /// Over TCP if the app is a command with a port; the type says "Unix" because `std` has none for both, and
+    /// nothing is called on it that is not the same for both.
     stream: UnixStream,
+    is_tcp: bool,
     /// Initialised to its end, so that a read clears nothing; `start..end` was read and not yet used.
     buffer: Vec<u8>,
     start: usize,
@@ -32,16 +40,28 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    fn open(path: &Path) -> io::Result<Self> {
-        let stream = connect(path)?;
+    fn open(path: &Path, port: u16) -> io::Result<Self> {
+        let is_tcp = port != 0;
+        let stream = if is_tcp {
+            connect_tcp(port)?
+        } else {
+            connect(path)?
+        };
         stream.set_read_timeout(Some(READ_SLICE))?;
         Ok(Self {
             stream,
+            is_tcp,
             buffer: vec![0; BUFFER_BYTES],
             start: 0,
             end: 0,
             is_reused: false,
         })
+    }
+
+    /// Whether a reset says nothing of what the app has read: over TCP, unlike a Unix socket, it may come after
+    /// the app took the request.
+    pub(crate) fn is_tcp(&self) -> bool {
+        self.is_tcp
     }
 
     /// Whether it has served a request before.
@@ -139,6 +159,14 @@ fn connect(path: &Path) -> io::Result<UnixStream> {
     Ok(stream)
 }
 
+/// Connects to a port of this machine, which a listener that exists accepts at once.
+fn connect_tcp(port: u16) -> io::Result<UnixStream> {
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let stream = TcpStream::connect_timeout(&address, CONNECT_TIME)?;
+    stream.set_nodelay(true)?;
+    Ok(UnixStream::from(OwnedFd::from(stream)))
+}
+
 impl AsFd for Connection {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.stream.as_fd()
@@ -147,6 +175,8 @@ impl AsFd for Connection {
 
 struct Idle {
     generation: u32,
+    /// Only where it matters: over TCP.
+    since: Option<Instant>,
     connection: Box<Connection>,
 }
 
@@ -165,8 +195,8 @@ impl ConnectionCache {
         }
     }
 
-    /// An idle connection to `process`, or a new one. Connecting to a Unix socket blocks only while its
-    /// backlog is full.
+    /// An idle connection to `process`, or a new one: to `port`, or to its Unix socket if that is 0. Connecting
+    /// blocks only while the backlog is full.
     ///
     /// # Errors
     /// Those of `connect(2)`: nothing was sent.
@@ -174,18 +204,25 @@ impl ConnectionCache {
         &self,
         process: ProcessRef,
         protocol: Protocol,
+        port: impl FnOnce() -> u16,
     ) -> io::Result<Box<Connection>> {
         if let Some(slot) = self.slots.get(process.slot() as usize) {
             let mut idle = slot.lock();
             while let Some(entry) = idle.pop() {
-                let is_usable = protocol == Protocol::Binary || entry.connection.is_quiet();
+                let is_old = entry.since.is_some_and(|t| t.elapsed() >= MAX_TCP_IDLE);
+                let is_usable =
+                    protocol == Protocol::Binary || (!is_old && entry.connection.is_quiet());
                 if entry.generation == process.generation() && is_usable {
                     return Ok(entry.connection);
                 }
             }
         }
         let name = format!("{}.{}", process.slot(), process.generation());
-        Connection::open(&self.directory.join(name)).map(Box::new)
+        let port = match protocol {
+            Protocol::Binary => 0,
+            Protocol::Http => port(),
+        };
+        Connection::open(&self.directory.join(name), port).map(Box::new)
     }
 
     /// Keeps a connection whose request and response were both complete. One with unread input is
@@ -211,6 +248,7 @@ impl ConnectionCache {
         if idle.len() < MAX_IDLE {
             idle.push(Idle {
                 generation: process.generation(),
+                since: connection.is_tcp.then(Instant::now),
                 connection,
             });
         }
@@ -239,19 +277,49 @@ mod tests {
         let _one = UnixListener::bind(directory.join("1.7")).unwrap();
         let _two = UnixListener::bind(directory.join("1.8")).unwrap();
         let process = ProcessRef::new(1, 7);
-        let connection = cache.checkout(process, Protocol::Http).unwrap();
+        let connection = cache.checkout(process, Protocol::Http, || 0).unwrap();
         assert!(!connection.is_reused());
         cache.checkin(process, connection);
-        assert!(cache.checkout(process, Protocol::Http).unwrap().is_reused());
-        let connection = cache.checkout(process, Protocol::Http).unwrap();
+        assert!(cache
+            .checkout(process, Protocol::Http, || 0)
+            .unwrap()
+            .is_reused());
+        let connection = cache.checkout(process, Protocol::Http, || 0).unwrap();
         cache.checkin(process, connection);
         assert!(!cache
-            .checkout(ProcessRef::new(1, 8), Protocol::Http)
+            .checkout(ProcessRef::new(1, 8), Protocol::Http, || 0)
             .unwrap()
             .is_reused());
         assert!(cache
-            .checkout(ProcessRef::new(1, 9), Protocol::Http)
+            .checkout(ProcessRef::new(1, 9), Protocol::Http, || 0)
             .is_err());
+        std::fs::remove_dir_all(directory).unwrap();
+    }
+
+    #[test]
+    fn a_command_is_reached_at_its_port_and_old_connections_are_not_used_again() {
+        let (cache, directory) = cache();
+        let server = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let port = server.local_addr().unwrap().port();
+        let process = ProcessRef::new(1, 7);
+        let connect = || cache.checkout(process, Protocol::Http, || port).unwrap();
+        let connection = connect();
+        assert!(connection.is_tcp() && !connection.is_reused());
+        cache.checkin(process, connection);
+        let connection = connect();
+        assert!(connection.is_reused());
+        cache.checkin(process, connection);
+        let long_ago = Instant::now().checked_sub(MAX_TCP_IDLE);
+        for idle in cache.slots[1].lock().iter_mut() {
+            idle.since = long_ago;
+        }
+        assert!(!connect().is_reused());
+        drop(server);
+        let refused = cache.checkout(process, Protocol::Http, || port).err();
+        assert_eq!(
+            refused.map(|e| e.kind()),
+            Some(io::ErrorKind::ConnectionRefused)
+        );
         std::fs::remove_dir_all(directory).unwrap();
     }
 
@@ -262,7 +330,7 @@ mod tests {
         socket::listen(&listener, socket::Backlog::new(0).unwrap()).unwrap();
         let process = ProcessRef::new(0, 1);
         let held: Vec<_> = (0..4)
-            .map(|_| cache.checkout(process, Protocol::Binary))
+            .map(|_| cache.checkout(process, Protocol::Binary, || 0))
             .collect();
         let refused = held.into_iter().find_map(Result::err);
         assert_eq!(refused.map(|e| e.kind()), Some(io::ErrorKind::WouldBlock));
@@ -274,7 +342,7 @@ mod tests {
         let (cache, directory) = cache();
         let listener = UnixListener::bind(directory.join("3.1")).unwrap();
         let mut connection = cache
-            .checkout(ProcessRef::new(3, 1), Protocol::Binary)
+            .checkout(ProcessRef::new(3, 1), Protocol::Binary, || 0)
             .unwrap();
         let (mut app, _) = listener.accept().unwrap();
         let sent: Vec<u8> = (0..200_000u32)
@@ -300,14 +368,17 @@ mod tests {
         let (cache, directory) = cache();
         let listener = UnixListener::bind(directory.join("2.1")).unwrap();
         let process = ProcessRef::new(2, 1);
-        let mut connection = cache.checkout(process, Protocol::Http).unwrap();
+        let mut connection = cache.checkout(process, Protocol::Http, || 0).unwrap();
         let (mut app, _) = listener.accept().unwrap();
         app.write_all(b"surplus").unwrap();
         assert_eq!(connection.read().unwrap(), 7);
         connection.consume(3);
         assert_eq!(connection.input(), b"plus");
         cache.checkin(process, connection);
-        assert!(!cache.checkout(process, Protocol::Http).unwrap().is_reused());
+        assert!(!cache
+            .checkout(process, Protocol::Http, || 0)
+            .unwrap()
+            .is_reused());
         std::fs::remove_dir_all(directory).unwrap();
     }
 }

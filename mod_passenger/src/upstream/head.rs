@@ -193,7 +193,7 @@ pub(crate) fn is_token(byte: u8) -> bool {
 
 /// Fields of one hop (RFC 9110 section 7.6.1), those httpd writes itself, and our own channel to loaders.
 fn is_dropped(name: &str) -> bool {
-    const DROPPED: [&str; 11] = [
+    const DROPPED: [&str; 12] = [
         "connection",
         "keep-alive",
         "proxy-authenticate",
@@ -205,6 +205,7 @@ fn is_dropped(name: &str) -> bool {
         "upgrade",
         "date",
         "server",
+        "x-passenger-request-oob-work",
     ];
     DROPPED.iter().any(|d| name.eq_ignore_ascii_case(d)) || name.starts_with("!~")
 }
@@ -242,6 +243,7 @@ mod tests {
             "Keep-Alive",
             "Upgrade",
             "!~Request-OOB-Work",
+            "X-Passenger-Request-OOB-Work",
         ] {
             head.push(name.as_bytes(), b"x").unwrap();
         }

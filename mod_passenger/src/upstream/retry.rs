@@ -59,11 +59,12 @@ pub(crate) fn verdict(failure: &Failure, request: Request) -> Verdict {
     }
 }
 
-/// What an error while sending or waiting says. `body_sent` = a body byte may have left.
-pub(crate) fn classify(error: io::Error, head_accepted: bool, has_body: bool) -> Failure {
+/// What an error while sending or waiting says. `reset_is_vague`: a body byte may have left, or the connection is
+/// not a Unix socket.
+pub(crate) fn classify(error: io::Error, head_accepted: bool, reset_is_vague: bool) -> Failure {
     match error.kind() {
         io::ErrorKind::BrokenPipe if !head_accepted => Failure::Unread(error),
-        io::ErrorKind::ConnectionReset if !has_body => Failure::Unread(error),
+        io::ErrorKind::ConnectionReset if !reset_is_vague => Failure::Unread(error),
         _ => Failure::MayHaveRun(error),
     }
 }

@@ -43,6 +43,7 @@ impl AgentView {
                 concurrency: 1,
                 protocol: crate::params::Protocol::Binary,
                 code_generation: 0,
+                port: 0,
             };
             set_params(slot, &params, 0);
             // Relaxed: comes with the word.
@@ -111,6 +112,32 @@ impl AgentView {
         self.set_state(name, ProcessState::Draining);
     }
 
+    /// Stops new requests for a while: [`AgentView::resume`] lets them come again. Only a live process can be
+    /// away. Afterwards `load` tells the truth, as after `drain`.
+    pub fn rest(&self, name: ProcessRef) {
+        if let Some((slot, word)) = self.tables.routes.process(name) {
+            if word.state() == Some(ProcessState::Live) {
+                process::set(&slot.word, word.with_state(ProcessState::Away));
+            }
+        }
+    }
+
+    /// Ends the absence of a process, and wakes who waits for its seats. Does nothing for any other.
+    pub fn resume(&self, name: ProcessRef) {
+        let Some((slot, word)) = self.tables.routes.process(name) else {
+            return;
+        };
+        if word.state() != Some(ProcessState::Away) {
+            return;
+        }
+        // Relaxed: written by ourselves.
+        let seats = slot.concurrency.load(Ordering::Relaxed);
+        // PAIR(wait): freed seats, as it were; the fence is in `set`.
+        process::set(&slot.word, word.with_state(ProcessState::Live));
+        let wanted = if word.is_unlimited() { u32::MAX } else { seats };
+        self.wake_oldest(word.group(), wanted);
+    }
+
     /// Says that the process has ended: whoever waits for its answer may stop. Seats stay taken until their
     /// workers see it, or `free_process`.
     pub fn dead(&self, name: ProcessRef) {
@@ -165,7 +192,10 @@ impl AgentView {
     /// can name another group.
     pub(super) fn drain_processes_of(&self, unwanted: impl Fn(GroupRef) -> bool) {
         for process in self.processes() {
-            let serves = matches!(process.state, ProcessState::Starting | ProcessState::Live);
+            let serves = matches!(
+                process.state,
+                ProcessState::Starting | ProcessState::Live | ProcessState::Away
+            );
             if serves && unwanted(process.group) {
                 self.drain(process.process);
             }
@@ -203,4 +233,5 @@ fn set_params(slot: &ProcessSlot, params: &ProcessParams, started_ms: u64) {
     slot.code_generation
         .store(params.code_generation, Ordering::Relaxed);
     slot.started_ms.store(started_ms, Ordering::Relaxed);
+    slot.port.store(u32::from(params.port), Ordering::Relaxed);
 }

@@ -43,6 +43,7 @@ impl ProcessWord {
             ProcessState::Live => 2,
             ProcessState::Draining => 3,
             ProcessState::Dead => 4,
+            ProcessState::Away => 5,
         };
         ProcessWord(self.0 & !0xff00 | state << 8)
     }
@@ -75,6 +76,7 @@ impl ProcessWord {
             2 => Some(ProcessState::Live),
             3 => Some(ProcessState::Draining),
             4 => Some(ProcessState::Dead),
+            5 => Some(ProcessState::Away),
             _ => None,
         }
     }
@@ -138,6 +140,7 @@ mod tests {
             ProcessState::Live,
             ProcessState::Draining,
             ProcessState::Dead,
+            ProcessState::Away,
         ] {
             for (protocol, unlimited) in [(Protocol::Http, false), (Protocol::Binary, true)] {
                 let word =

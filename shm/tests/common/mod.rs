@@ -87,6 +87,7 @@ pub fn process_params(concurrency: u32, code_generation: u32) -> ProcessParams {
         concurrency,
         protocol: Protocol::Http,
         code_generation,
+        port: 0,
     }
 }
 
