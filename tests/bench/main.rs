@@ -1,9 +1,10 @@
 //! `make bench`: the same hello-world apps behind this module and behind Phusion Passenger, and a static
-//! file behind neither, each in an httpd of its own, measured in turns within one run.
+//! file behind neither, each in an httpd of its own, measured in turns within one run; ASGI against uvicorn.
 //!
 //! Usage: `passenger-bench OUT.json`. `BENCH_ROUNDS` (5) and `BENCH_SECONDS` (4, per measurement) come
 //! from the environment. `docs/performance.md` says how to read the table.
 
+mod asgi;
 mod outage;
 mod queue;
 mod report;
@@ -122,7 +123,9 @@ fn main() -> ExitCode {
 
 fn run(out: &str) -> Result<(), String> {
     let seconds = setting("BENCH_SECONDS", 4);
-    let report = measure(setting("BENCH_ROUNDS", 5), seconds)?;
+    let rounds = setting("BENCH_ROUNDS", 5);
+    let mut report = measure(rounds, seconds)?;
+    asgi::measure(rounds, seconds, &mut report)?;
     println!("{report}");
     let queue = queue::measure(seconds)?;
     println!("{queue}");

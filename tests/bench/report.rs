@@ -9,6 +9,8 @@ use std::fmt;
 pub(crate) const OURS: &str = "mod_passenger";
 /// What it is compared with.
 pub(crate) const THEIRS: &str = "Phusion Passenger";
+/// What ASGI is compared with.
+pub(crate) const UVICORN: &str = "uvicorn, mod_proxy";
 /// The ceiling of both.
 pub(crate) const HTTPD: &str = "httpd";
 
@@ -80,14 +82,15 @@ impl Report {
         if ours.contestant != OURS {
             return None;
         }
-        let theirs = Cell {
-            contestant: THEIRS,
+        let with = |contestant| Cell {
+            contestant,
             ..ours.clone()
         };
-        self.samples.get(&theirs)?;
+        let theirs = [THEIRS, UVICORN].map(with);
+        let theirs = theirs.iter().find(|cell| self.samples.contains_key(cell))?;
         Some((
-            self.rate(ours) / self.rate(&theirs),
-            self.latency(ours) / self.latency(&theirs),
+            self.rate(ours) / self.rate(theirs),
+            self.latency(ours) / self.latency(theirs),
         ))
     }
 }
