@@ -19,13 +19,14 @@
 //! | [`store`] | what the two say to each other |
 //! | [`status`], [`admin`] | what can be seen of an instance, and asked of its agent |
 //! | [`tools`] | the command-line tools |
-//! | [`instance`], [`output`], [`log`] | the instance directory, reading what apps print, the log |
+//! | [`instance`], [`output`], [`log`], [`app_log`] | the instance directory, reading what apps print, the logs |
 //! | [`cgroup`] | the control group of the apps, where there may be one |
 //! | [`sys`] | what the standard library lacks of Linux: the only `unsafe` |
 #![deny(unsafe_code)]
 
 pub mod admin;
 pub mod agent;
+pub mod app_log;
 pub mod apps;
 pub mod cgroup;
 pub mod config;

@@ -16,6 +16,7 @@
 //! * `languages`: checkers, server-sent events, ASGI, threads, early hints; `frameworks`: popular ones.
 //! * `commands`: programs that serve HTTP themselves; `meteor`: Meteor, by a stand-in for its command.
 //! * `python_sockets`: WebSockets of ASGI and WSGI; `browser`: what Chromium makes of those of all languages.
+//! * `logs`: what apps print, and logs of single apps; `tidiness`: what a process starts with and leaves.
 //! * `users`: who the apps run as.
 //! * `crash`: kill -9 of each kind of process, idle, under load and in the middle of a request.
 //! * `out_of_band`: processes that are away to do work of their own.
@@ -53,6 +54,7 @@ mod hung;
 mod hygiene;
 mod identities;
 mod languages;
+mod logs;
 mod mapping;
 mod meteor;
 mod modules;
@@ -73,6 +75,7 @@ mod starts;
 mod sticky;
 mod stop;
 mod stopped;
+mod tidiness;
 mod tls;
 mod tools;
 mod upgrade;

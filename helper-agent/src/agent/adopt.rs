@@ -111,6 +111,7 @@ impl Agent {
             failed_starts: note.failed_starts,
             is_resisting: note.is_resisting,
             last_crash: note.last_crash,
+            app_log: Arc::default(),
             facts: note.facts,
             preparing_since: None,
         };
@@ -146,9 +147,10 @@ impl Agent {
             log::error!("cannot listen to app process {pid}: {e}");
         }
         let parts = (Arc::new(pidfd), Arc::new(output), Arc::new(control));
-        let mut body = self.body(id, pid, parts, &Arc::new(Mutex::new(None)));
-        body.is_command = snapshot.is_some_and(|s| s.port != 0);
         let group = snapshot.and_then(|s| self.groups.by_reference(s.group));
+        let no_tail = Arc::new(Mutex::new(None));
+        let mut body = self.body(id, pid, parts, group, &no_tail);
+        body.is_command = snapshot.is_some_and(|s| s.port != 0);
         let takes = self.view.load(reference).takes;
         let mut process = Process {
             group: group.unwrap_or(GroupId(0)),

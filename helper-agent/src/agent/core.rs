@@ -384,6 +384,7 @@ impl Agent {
         self.look_at_restart_files();
         // What the pool commands changes the tables: what is seen before it does not prove anything after it.
         self.settle();
+        self.look_after_app_logs();
         let observation = self.observe();
         self.last_look = Instant::now();
         sink::catch_up();

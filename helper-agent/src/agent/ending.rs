@@ -92,6 +92,9 @@ impl Agent {
                 } else {
                     log::warn!("app {name}: process {pid} {how} without having been asked to");
                     if let Some(group) = group {
+                        group
+                            .app_log
+                            .note(&format!("process {pid} {how} without having been asked to"));
                         let at = seconds_now();
                         group.last_crash = Some(CrashNote { pid, at, how });
                     }

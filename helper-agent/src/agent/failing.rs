@@ -150,6 +150,7 @@ impl Agent {
         if is_stopping {
             log::debug!("{}", failure.summary);
         } else {
+            group.app_log.note(&report::in_full(&failure));
             log::error!(
                 "{} (error {}). {}",
                 failure.summary,

@@ -174,7 +174,8 @@ impl Agent {
             Arc::clone(&forking.output),
             Arc::clone(&forking.control),
         );
-        let mut body = self.body(id, pid, parts, &tail);
+        let group = self.processes.get(id).map(|process| process.group);
+        let mut body = self.body(id, pid, parts, group, &tail);
         body.is_child = true;
         if let Some(preloader) = self.preloaders.get_mut(forking.preloader) {
             preloader.forks += 1;

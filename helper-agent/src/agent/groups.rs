@@ -9,6 +9,7 @@ use passenger_shm::messages::{Registration, SpawnFailure};
 use passenger_shm::{GroupParams, GroupRef};
 
 use super::restarts::RestartLook;
+use crate::app_log::AppLog;
 use crate::config::{AppOptions, Configuration, Definition, Identity};
 use crate::pool::{CodeWait, GroupId, GroupLimits};
 use crate::status::board::{CrashNote, FailureNote, GroupFacts};
@@ -51,6 +52,8 @@ pub(super) struct Group {
     pub(super) is_resisting: bool,
     /// The last process that ended without having been asked to.
     pub(super) last_crash: Option<CrashNote>,
+    /// A log of its own, if one is configured.
+    pub(super) app_log: Arc<AppLog>,
     /// What it is and whose.
     pub(super) facts: GroupFacts,
     /// Since when a helper thread is looking at its files; one that hangs must not be joined by others.

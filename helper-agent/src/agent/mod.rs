@@ -23,6 +23,7 @@
 //! | `adopt`, `sockets` | taking over what an earlier agent left |
 //! | `restarts` | restart files; what workers are told of a restart |
 //! | `retiring` | processes that had their share of requests, memory or time |
+//! | `app_logs` | logs of single apps |
 //! | `board` | what is noted for those who look, and for a successor |
 //! | `admin` | what tools ask for |
 //! | `workers` | connections of httpd's children |
@@ -31,6 +32,7 @@
 mod admin;
 mod adopt;
 mod answering;
+mod app_logs;
 mod board;
 mod core;
 mod ending;

@@ -174,7 +174,7 @@ impl Agent {
             launched.pid,
             prepared.order.command()
         );
-        let body = self.watch_body(preloader_id, launched, &tail);
+        let body = self.watch_body(preloader_id, launched, Some(group), &tail);
         if let Err(e) = body.say(dialogue::go()) {
             log::debug!("preloader {} ended before it began: {e}", body.pid);
         }

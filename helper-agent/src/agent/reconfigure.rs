@@ -112,6 +112,9 @@ impl Agent {
         if let Ok(definition) = configuration.define(&registration, group.definition.identity) {
             group.definition = definition;
         }
+        if options.app_log_file != group.options.app_log_file {
+            group.app_log.forget();
+        }
         group.registration = Some(registration);
         group.is_named = true;
         group.configuration = configuration;

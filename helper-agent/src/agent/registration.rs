@@ -239,6 +239,7 @@ impl Agent {
             failed_starts: 0,
             is_resisting: false,
             last_crash: None,
+            app_log: Arc::default(),
             facts,
             preparing_since: None,
         };

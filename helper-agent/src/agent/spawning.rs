@@ -15,7 +15,6 @@ use super::retiring::Share;
 use super::tasks::{self, Happening};
 use crate::config::Configuration;
 use crate::instance;
-use crate::output::LineDrain;
 use crate::pool::{Event, GroupId, ProcessId};
 use crate::spawn::dialogue::{self, Said, Speaks};
 use crate::spawn::launch::{self, Launched};
@@ -124,7 +123,18 @@ impl Agent {
             group.preparing_since = Some(Instant::now());
         }
         let (out, loaders) = (self.happenings.clone(), self.loaders.clone());
+        let log = self
+            .groups
+            .get(group_id)
+            .filter(|g| g.options.app_log_file.is_some());
+        let log = log.map(|group| Arc::clone(&group.app_log));
         let begun = self.helpers.run(move || {
+            // First of all, so that whatever goes wrong is told there.
+            if let Some(log) = log {
+                if let Some(target) = prepare::log_target(&configuration, &registration) {
+                    log.aim(target);
+                }
+            }
             let result = prepare::prepare(&configuration, &registration, &loaders).map(Box::new);
             let happening = Happening::Prepared {
                 group: group_id,
@@ -223,7 +233,8 @@ impl Agent {
             launched.pid,
             prepared.order.command()
         );
-        let mut body = self.watch_body(id, launched, &tail);
+        let group = self.processes.get(id).map(|process| process.group);
+        let mut body = self.watch_body(id, launched, group, &tail);
         if let Some(reserved) = &prepared.port {
             body.is_command = true;
             let answer =
@@ -265,6 +276,7 @@ impl Agent {
         &self,
         id: ProcessId,
         launched: Launched,
+        group: Option<GroupId>,
         tail: &tasks::SharedTail,
     ) -> Body {
         let Launched {
@@ -277,7 +289,7 @@ impl Agent {
             log::warn!("cannot put process {pid} into the control group: {e}");
         }
         let parts = (Arc::new(pidfd), Arc::new(output), Arc::new(control));
-        let mut body = self.body(id, pid, parts, tail);
+        let mut body = self.body(id, pid, parts, group, tail);
         body.is_child = true;
         body
     }
@@ -292,22 +304,20 @@ impl Agent {
             Arc<OwnedFd>,
             Arc<std::os::unix::net::UnixStream>,
         ),
+        group: Option<GroupId>,
         tail: &tasks::SharedTail,
     ) -> Body {
-        let drain = if self.configuration.global.disable_log_prefix {
-            LineDrain::new("")
-        } else {
-            LineDrain::for_app(pid)
+        let group = group.and_then(|group| self.groups.get(group));
+        let outlet = tasks::Outlet {
+            has_prefix: !self.configuration.global.disable_log_prefix,
+            app: group.map_or_else(String::new, |group| group.name.clone()),
+            pid,
+            app_log: group.map_or_else(Arc::default, |group| Arc::clone(&group.app_log)),
+            tail: Arc::clone(tail),
         };
         let out = || self.happenings.clone();
         let tasks = vec![
-            watch(tasks::output(
-                id,
-                Arc::clone(&output),
-                drain,
-                Arc::clone(tail),
-                out(),
-            )),
+            watch(tasks::output(id, Arc::clone(&output), outlet, out())),
             watch(tasks::control(id, Arc::clone(&control), out())),
             watch(tasks::exit(id, Arc::clone(&pidfd), out())),
         ];

@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::restarts::RestartFiles;
 use crate::admin::{Answer, Request};
+use crate::app_log::AppLog;
 use crate::config::Application;
 use crate::log as sink;
 use crate::output::{Drained, LineDrain, Scratch, STALE};
@@ -284,17 +285,52 @@ thread_local! {
     static SCRATCH: RefCell<Option<Scratch>> = const { RefCell::new(None) };
 }
 
-/// Reads a process's output to its end, into the log and, while it starts, into `tail`.
+/// Where what a process prints goes to.
+pub(super) struct Outlet {
+    /// Whether lines say whose they are (`PassengerDisableLogPrefix`).
+    pub(super) has_prefix: bool,
+    /// Name of the app, empty if it is not known.
+    pub(super) app: String,
+    pub(super) pid: i32,
+    /// The app's own log; what it does not take goes to the main one.
+    pub(super) app_log: Arc<AppLog>,
+    /// Gets a copy while the process starts.
+    pub(super) tail: SharedTail,
+}
+
+/// What stands before each line.
+struct Prefixes {
+    main_log: String,
+    own_log: String,
+}
+
+impl Outlet {
+    fn prefixes(&self) -> Prefixes {
+        let (app, pid) = (&self.app, self.pid);
+        let own_log = match self.has_prefix {
+            true => format!("App {pid} output: "),
+            false => String::new(),
+        };
+        let main_log = match (self.has_prefix, app.is_empty()) {
+            (true, false) => format!("[{app}] {own_log}"),
+            (true, true) | (false, _) => own_log.clone(),
+        };
+        Prefixes { main_log, own_log }
+    }
+}
+
+/// Reads a process's output to its end, into the log and, while it starts, into the tail.
 pub(super) async fn output(
     process: ProcessId,
     pipe: Arc<OwnedFd>,
-    mut drain: LineDrain,
-    tail: SharedTail,
+    outlet: Outlet,
     out: Happenings,
 ) -> io::Result<()> {
     let fd = watch(Arc::clone(&pipe))?;
+    let mut drain = LineDrain::new("");
+    let prefixes = outlet.prefixes();
     loop {
-        match drain_once(&mut drain, &pipe, &tail) {
+        match drain_once(&mut drain, &pipe, &outlet, &prefixes) {
             Ok(Drained::More) => {
                 tokio::task::yield_now().await;
                 continue;
@@ -320,7 +356,12 @@ pub(super) async fn output(
     Ok(())
 }
 
-fn drain_once(drain: &mut LineDrain, pipe: &OwnedFd, tail: &SharedTail) -> io::Result<Drained> {
+fn drain_once(
+    drain: &mut LineDrain,
+    pipe: &OwnedFd,
+    outlet: &Outlet,
+    prefixes: &Prefixes,
+) -> io::Result<Drained> {
     SCRATCH.with_borrow_mut(|scratch| {
         if scratch.is_none() {
             *scratch = Some(Scratch::new()?);
@@ -329,9 +370,11 @@ fn drain_once(drain: &mut LineDrain, pipe: &OwnedFd, tail: &SharedTail) -> io::R
             return Ok(Drained::Waiting);
         };
         drain.drain(pipe.as_fd(), scratch, &mut |line| {
-            // A full disk must not stop the app; there is nobody to tell.
-            let _ = sink::app_output(line);
-            if let Some(tail) = &mut *tail.lock().unwrap_or_else(PoisonError::into_inner) {
+            if !outlet.app_log.line(&prefixes.own_log, line) {
+                // A full disk must not stop the app; there is nobody to tell.
+                let _ = sink::app_output(&format!("{}{line}", prefixes.main_log));
+            }
+            if let Some(tail) = &mut *outlet.tail.lock().unwrap_or_else(PoisonError::into_inner) {
                 tail.push(line);
             }
         })

@@ -39,6 +39,8 @@ pub struct AppOptions {
     pub base_uris: BTreeSet<String>,
     /// `PassengerRestartDir`, relative to the app root unless absolute.
     pub restart_dir: Option<String>,
+    /// `PassengerAppLogFile`, relative to the app root unless absolute.
+    pub app_log_file: Option<String>,
     /// `PassengerRollingRestarts`.
     pub rolling: Rolling,
     resists_errors: Option<bool>,
@@ -104,6 +106,7 @@ impl AppOptions {
             "PassengerMinInstances" => self.min_instances = Some(value::count(it, 0)?),
             "PassengerMaxInstances" => self.max_instances = value::count(it, 0)?,
             "PassengerRestartDir" => self.restart_dir = value::optional_text(it)?,
+            "PassengerAppLogFile" => self.app_log_file = value::optional_text(it)?,
             "PassengerRollingRestarts" => {
                 self.rolling = match value::text(it)?.to_ascii_lowercase().as_str() {
                     "on" => Rolling::On,
@@ -236,6 +239,7 @@ impl AppOptions {
             memory_limit: 0,
             max_request_time: 0,
             restart_dir: None,
+            app_log_file: None,
             rolling: Rolling::default(),
             resists_errors: None,
             max_preloader_idle: None,

@@ -17,6 +17,7 @@ use super::identity::{self, FileOwner, Identity, Rules};
 use super::order::SpawnOrder;
 use super::port::Reservation;
 use super::{command, ownership};
+use crate::app_log::Target;
 use crate::config::{Application, Configuration, OwnerRule};
 use crate::status::board::GroupFacts;
 use crate::sys::process::effective_uid;
@@ -127,6 +128,17 @@ pub fn prepare(
         group_name: app.group_name,
         facts,
     })
+}
+
+/// Which log of its own an app has (`PassengerAppLogFile`). Blocks like [`prepare`]; needs less, so that it is known
+/// also when a start cannot begin.
+#[must_use]
+pub fn log_target(config: &Configuration, registration: &Registration) -> Option<Target> {
+    let app = Application::find(config, registration).ok()?;
+    let path = app.app_root.join(app.options.app_log_file.as_deref()?);
+    let is_root = effective_uid() == 0;
+    let identity = is_root.then(|| choose(config, &app).ok()).flatten();
+    Some(Target { path, identity })
 }
 
 fn choose(config: &Configuration, app: &Application) -> Result<Identity, String> {

@@ -163,6 +163,25 @@ pub fn failure(
     })
 }
 
+/// The report for the app's own log; what the app printed is there already.
+#[must_use]
+pub fn in_full(failure: &SpawnFailure) -> String {
+    let SpawnFailure {
+        id,
+        summary,
+        advice,
+        ..
+    } = failure;
+    let mut text = format!("{summary} (error {id}). {advice}");
+    for (key, value) in &failure.facts {
+        text.push_str(&format!("\n  {key}: {value}"));
+    }
+    for step in &failure.steps {
+        text.push_str(&format!("\n  step {}: {} ms", step.name, step.milliseconds));
+    }
+    text
+}
+
 /// Makes a report small enough for a message, whatever an app printed: binary output grows as JSON.
 fn fit(mut failure: SpawnFailure) -> SpawnFailure {
     while serde_json::to_vec(&failure).map_or(0, |bytes| bytes.len()) > REPORT_BYTES {

@@ -5,6 +5,7 @@
 pub mod clock;
 pub mod descriptor;
 pub mod epoll;
+pub mod fsuser;
 pub mod limits;
 pub mod listener;
 pub mod memfd;

@@ -474,7 +474,7 @@ pub(crate) static DIRECTIVES: &[Directive] = &[
         c"seconds a request may wait for the app; 0 means no limit")
         .sets(|c, _, v| c.max_request_queue_time = Some(v.number())).enterprise().built(),
     app(c"PassengerAppLogFile", Text, "PassengerLogFile",
-        c"file for this app's output").enterprise(),
+        c"file for this app's output, relative to the app root").enterprise().built(),
 
     // --- no effect in the original either -----------------------------------------------------
     obsolete(c"RailsSpawnServer", Context::Global),
