@@ -28,7 +28,7 @@ pub(crate) struct Collected {
 }
 
 /// Tells one server of a configuration from another: its address, which is never followed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct ServerMark(usize);
 
 impl ServerMark {

@@ -1,6 +1,7 @@
 //! The message that tells the agent everything it may believe.
 
 use passenger_shm::messages as wire;
+use std::collections::HashMap;
 
 use super::collect::{Collected, ServerMark};
 
@@ -22,11 +23,12 @@ pub(crate) struct Facts {
 
 /// Puts both together.
 pub(crate) fn snapshot(collected: &Collected, facts: Facts) -> wire::Config {
+    // Tens of thousands of sections and servers are not unusual: looking each up in a list takes seconds.
+    let places: HashMap<ServerMark, u32> = facts.marks.iter().copied().zip(0..).collect();
     let mut records = collected.records.clone();
     for (record, mark) in records.iter_mut().zip(&collected.marks) {
-        let server = facts.marks.iter().position(|known| known == mark);
         // A server that httpd does not list gets no requests.
-        record.server = server.map_or(u32::MAX, |n| u32::try_from(n).unwrap_or(u32::MAX));
+        record.server = places.get(mark).copied().unwrap_or(u32::MAX);
     }
     wire::Config {
         generation: facts.generation,

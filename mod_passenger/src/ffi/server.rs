@@ -1,7 +1,7 @@
 //! httpd's servers, its state and its environment, as the parent sees them while it configures
 //! itself.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::ffi::{c_char, c_int, CStr, CString, OsStr};
 use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStrExt;
@@ -42,11 +42,19 @@ impl<'p> Configuring<'p> {
     /// All servers, the main one first.
     pub(crate) fn servers(self) -> Vec<wire::Server> {
         let mut servers = Vec::new();
+        let sections = sections();
         let mut next = self.main;
         // SAFETY: NULL or a server of the list that begins with the main server (new).
         while let Some(server) = unsafe { next.as_ref() } {
-            // SAFETY: a live server.
-            servers.push(unsafe { self.describe(server, ptr::eq(next, self.main)) });
+            let is_main = ptr::eq(next, self.main);
+            // SAFETY: a live server; the tree lives until the next configuration, and only the parent changes it.
+            servers.push(unsafe {
+                let section = match is_main {
+                    true => ap_conftree,
+                    false => section_of(server, &sections),
+                };
+                self.describe(server, section)
+            });
             next = server.next;
         }
         servers
@@ -65,8 +73,8 @@ impl<'p> Configuring<'p> {
     }
 
     /// # Safety
-    /// `server` is one of httpd's live servers.
-    unsafe fn describe(self, server: &server_rec, is_main: bool) -> wire::Server {
+    /// `server` is one of httpd's live servers, `section` NULL or the first node of what stands in its section.
+    unsafe fn describe(self, server: &server_rec, section: *const ap_directive_t) -> wire::Server {
         // SAFETY: every server has the core's configuration; `core_module` is httpd's own record.
         let core = unsafe { psgr_module_config(server.module_config, &raw const core_module) };
         // SAFETY: NULL or the core's structure for this server.
@@ -76,7 +84,7 @@ impl<'p> Configuring<'p> {
             wire::Server {
                 name: text(server.server_hostname),
                 document_root: core.map_or_else(String::new, |core| text(core.ap_document_root)),
-                env: self.environment(section_of(server, is_main)),
+                env: self.environment(section),
             }
         }
     }
@@ -174,31 +182,39 @@ fn set(variables: &mut Vec<(String, String)>, name: String, value: Option<String
     variables.extend(value.map(|value| (name, value)));
 }
 
-/// The first node of what stands in a server's section: the whole tree for the main server.
-///
-/// # Safety
-/// `server` is one of httpd's live servers, and its configuration tree still exists.
-unsafe fn section_of(server: &server_rec, is_main: bool) -> *const ap_directive_t {
+/// Where virtual hosts begin: file and line, and the first node of what stands in each.
+type Sections = HashMap<(String, u32), *const ap_directive_t>;
+
+/// All virtual hosts of the configuration tree. Looking each server up in the tree would take seconds where there
+/// are ten thousand.
+fn sections() -> Sections {
+    let mut sections = Sections::new();
     // SAFETY: the tree lives until the next configuration; only the parent changes it.
-    let tree = unsafe { ap_conftree };
-    if is_main {
-        return tree;
-    }
-    let mut next: *const ap_directive_t = tree;
+    let mut next: *const ap_directive_t = unsafe { ap_conftree };
     // SAFETY: NULL or a node; virtual hosts stand at the top level only.
     while let Some(node) = unsafe { next.as_ref() } {
-        // SAFETY: NULL or C strings of the tree and of the server.
-        let is_here = unsafe {
-            u32::try_from(node.line_num).is_ok_and(|line| line == server.defn_line_number)
-                && text(node.directive).eq_ignore_ascii_case("<VirtualHost")
-                && text(node.filename) == text(server.defn_name)
-        };
-        if is_here {
-            return node.first_child;
+        // SAFETY: NULL or C strings of the tree.
+        let is_host = unsafe { text(node.directive) }.eq_ignore_ascii_case("<VirtualHost");
+        if let (true, Ok(line)) = (is_host, u32::try_from(node.line_num)) {
+            // SAFETY: as above.
+            let file = unsafe { text(node.filename) };
+            // Two can begin on one line, by a macro: the first.
+            sections.entry((file, line)).or_insert(node.first_child);
         }
         next = node.next;
     }
-    ptr::null()
+    sections
+}
+
+/// The first node of what stands in a virtual host's section.
+///
+/// # Safety
+/// `server` is one of httpd's live servers.
+unsafe fn section_of(server: &server_rec, sections: &Sections) -> *const ap_directive_t {
+    // SAFETY: NULL or a C string of the configuration.
+    let file = unsafe { text(server.defn_name) };
+    let found = sections.get(&(file, server.defn_line_number));
+    found.copied().unwrap_or(ptr::null())
 }
 
 /// Number of this configuration: 0 is checked and thrown away, 1 is the first real one.
