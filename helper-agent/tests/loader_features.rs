@@ -600,6 +600,36 @@ fn node_answers_in_the_order_of_requests_on_a_connection() {
 }
 
 #[test]
+fn node_ends_upgraded_connections_when_it_stops() {
+    let Some(mut process) = node("node-listen", "upgrade.js").start_ready() else {
+        return;
+    };
+    let mut client = process.connect();
+    let request = Request::get("/")
+        .header("Connection", "Upgrade")
+        .header("Upgrade", "websocket");
+    client.send(&request);
+    let mut read_up_to = |end: &[u8]| {
+        let mut seen = Vec::new();
+        while !seen.ends_with(end) {
+            let mut byte = [0];
+            client.stream.read_exact(&mut byte).expect("more");
+            seen.extend(byte);
+        }
+        client.stream.write_all(b"hello").expect("send");
+    };
+    read_up_to(b"\r\n\r\n");
+    read_up_to(b"hello");
+    assert!(process.ask_busy("1").is_empty(), "its seat is free");
+    process.tell("stop");
+    let mut rest = Vec::new();
+    client.stream.read_to_end(&mut rest).expect("the end");
+    drop(client);
+    assert_eq!(process.wait().code(), Some(0));
+    process.expect_log("the socket is closed");
+}
+
+#[test]
 fn node_refuses_to_listen_twice() {
     let Some(process) = node("node-api", "twice.js").start() else {
         return;

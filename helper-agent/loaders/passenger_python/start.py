@@ -7,6 +7,7 @@ the same reason the modules `signal` and `socket` are used without what Python p
 
 import _signal as signal
 import _socket as socket
+import atexit
 import faulthandler
 import os
 import sys
@@ -129,11 +130,20 @@ class Start:
         """Says that `server` takes requests from now on."""
         signal.signal(signal.SIGTERM, self.control.end_of_input)
         signal.signal(signal.SIGUSR1, lambda *_signal: self.control.say("leave"))
+        atexit.register(self._end, server)
         faulthandler.register(signal.SIGQUIT, all_threads=True)
         # Close-on-exec does nothing for a plain fork: a child that kept our sockets would make a dead process look
         # alive, and its SIGTERM would shut down the parent's control socket.
         os.register_at_fork(after_in_child=lambda: forget_in_child(server))
         self.control.say("ready", "concurrency={}".format(concurrency), "protocol=binary")
+
+    def _end(self, server):
+        """Up to Python 3.9 the interpreter crashes if it meets an open socket of ours when it is half dismantled. The
+        control socket stays open for the agent, until the process has ended."""
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, signal.SIG_IGN)
+        self.control.socket.detach()
+        server.forget()
 
 
 def listen(descriptor):
