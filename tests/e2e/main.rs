@@ -23,6 +23,7 @@
 //! * `hung`: watchdog and agent that hang, die of other signals, or both at once.
 //! * `stopped`: suspended apps and workers.
 //! * `pool`: restarts by file, full queues, retiring processes.
+//! * `leaving`: processes that are to go; the log's order.
 //! * `reload`: other configurations by graceful and restart.
 //! * `preloading`: processes that are forked from one that has loaded the app.
 //! * `restart`: graceful, and what stays warm.
@@ -54,6 +55,7 @@ mod hung;
 mod hygiene;
 mod identities;
 mod languages;
+mod leaving;
 mod logs;
 mod mapping;
 mod meteor;

@@ -63,6 +63,20 @@ impl Log {
         );
     }
 
+    /// Waits until there are lines with these words, one after the other.
+    ///
+    /// # Panics
+    /// When they are not in time.
+    pub fn expect_in_order(&self, words: &[String]) {
+        until(&format!("log lines with {words:?}"), PATIENCE, || {
+            let text = self.text();
+            let mut lines = text.lines();
+            words
+                .iter()
+                .all(|words| lines.any(|line| line.contains(words)))
+        });
+    }
+
     /// Lines that no test may produce: a panic, a broken invariant, a crash of httpd.
     #[must_use]
     pub fn scandals(&self) -> Vec<String> {
