@@ -626,7 +626,7 @@ fn node_ends_upgraded_connections_when_it_stops() {
     client.stream.read_to_end(&mut rest).expect("the end");
     drop(client);
     assert_eq!(process.wait().code(), Some(0));
-    process.expect_log("the socket is closed");
+    process.expect_log("the socket is ended");
 }
 
 #[test]
