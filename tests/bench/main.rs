@@ -1,10 +1,12 @@
 //! `make bench`: the same hello-world apps behind this module and behind Phusion Passenger, and a static
 //! file behind neither, each in an httpd of its own, measured in turns within one run; ASGI against uvicorn.
 //!
-//! Usage: `passenger-bench OUT.json`. `BENCH_ROUNDS` (5) and `BENCH_SECONDS` (4, per measurement) come
-//! from the environment. `docs/performance.md` says how to read the table.
+//! Usage: `passenger-bench OUT.json`, or `passenger-bench memory` for what a large app's processes cost.
+//! `BENCH_ROUNDS` (5) and `BENCH_SECONDS` (4, per measurement) come from the environment. `docs/performance.md` says
+//! how to read the tables.
 
 mod asgi;
+mod memory;
 mod outage;
 mod queue;
 mod report;
@@ -109,9 +111,13 @@ fn setting(name: &str, default: u32) -> u32 {
 
 fn main() -> ExitCode {
     let Some(out) = std::env::args().nth(1) else {
-        eprintln!("usage: passenger-bench OUT.json");
+        eprintln!("usage: passenger-bench OUT.json | memory");
         return ExitCode::from(2);
     };
+    if out == "memory" {
+        memory::run();
+        return ExitCode::SUCCESS;
+    }
     match run(&out) {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {
