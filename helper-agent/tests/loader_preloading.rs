@@ -233,6 +233,25 @@ fn threads_of_python_are_named() {
 }
 
 #[test]
+fn python_tells_its_workers_that_they_were_forked() {
+    let text = "import phusion_passenger\n\
+                @phusion_passenger.on_event('starting_worker_process')\n\
+                def started(forked):\n    print('forked', forked)\n";
+    for language in [Language::Python, Language::Asgi] {
+        let app = app_with(language, "event", text);
+        let process = loaded(Launch::new(language, &app));
+        let directly = Launch::new(language, &app).start_ready();
+        fs::remove_dir_all(&app).expect("remove the app");
+        let Some(mut process) = process else { return };
+        let mut worker = process.fork();
+        worker.go();
+        worker.expect_log("forked True");
+        assert!(!process.log().contains("forked"), "{}", process.log());
+        directly.expect("as before").expect_log("forked False");
+    }
+}
+
+#[test]
 fn pythons_garbage_is_frozen_before_the_fork() {
     let text = "import gc\nimport os\nos.register_at_fork(after_in_child=lambda: print('frozen', gc.get_freeze_count() > 100))";
     let app = app_with(Language::Python, "frozen", text);

@@ -10,6 +10,13 @@ Applications see this as the module `phusion_passenger`:
         gc.collect()
 
     phusion_passenger.request_oob_work()   # or a response header X-Passenger-Request-OOB-Work: true
+
+Another event is there for what a preloaded application must not share with other processes:
+
+    @phusion_passenger.on_event("starting_worker_process")
+    def connect(forked):
+        global redis
+        redis = Redis()
 """
 
 import sys
@@ -25,6 +32,7 @@ class OutOfBandWork:
 
     def __init__(self, control):
         self.callbacks = []
+        self.starting = []
         self.is_wanted = False
         self.control = control
         self._said = 0
@@ -38,12 +46,19 @@ class OutOfBandWork:
         sys.modules["phusion_passenger"] = module
 
     def on_event(self, name, callback=None):
-        """Registers a callback; without one it is a decorator. Other events than `oob_work` never happen here."""
+        """Registers a callback; without one it is a decorator. There are `oob_work` and
+        `starting_worker_process`, which gets whether the process was forked."""
         if callback is None:
             return lambda decorated: self.on_event(name, decorated)
         if name == "oob_work":
             self.callbacks.append(callback)
+        elif name == "starting_worker_process":
+            self.starting.append(callback)
         return callback
+
+    def starting_worker_process(self, forked):
+        for callback in self.starting:
+            callback(forked)
 
     def request(self):
         """Says that the callbacks want to be called."""

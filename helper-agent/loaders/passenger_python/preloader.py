@@ -125,7 +125,7 @@ def warn_of_threads():
     others = [thread.name for thread in threading.enumerate() if thread is not threading.current_thread()]
     if others:
         print("The application started threads while it was loaded, which its processes will not have: {}. Start them "
-              "in os.register_at_fork(after_in_child=...), or set PassengerSpawnMethod direct."
+              "in phusion_passenger.on_event('starting_worker_process'), or set PassengerSpawnMethod direct."
               .format(", ".join(others)), file=sys.stderr)
 
 
@@ -133,8 +133,8 @@ def warn_of_shared_connections(start):
     peers = sorted({peer for peer in map(peer_of, os.listdir("/proc/self/fd")) if peer})
     if peers:
         print("The application opened connections while it was loaded, which all its processes will share: {}. Open "
-              "them at the first request or in os.register_at_fork(after_in_child=...), or set PassengerSpawnMethod "
-              "direct.".format(", ".join(peers)), file=sys.stderr)
+              "them in phusion_passenger.on_event('starting_worker_process'), or set PassengerSpawnMethod direct."
+              .format(", ".join(peers)), file=sys.stderr)
 
 
 def peer_of(descriptor):

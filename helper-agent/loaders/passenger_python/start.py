@@ -110,9 +110,16 @@ class Start:
 
     def preload(self):
         """A preloader goes on in the workers that it forks, any other process at once."""
-        if self.settings.preload:
+        forked = self.settings.preload
+        if forked:
             from . import preloader
             preloader.run(self)
+        try:
+            self.out_of_band.starting_worker_process(forked)
+        except BaseException as error:  # whatever it was, the administrator must read it
+            import traceback
+            traceback.print_exc()
+            self.fail(explain(error, self.settings.startup_file), "fork" if forked else "load")
 
     def become_worker(self, control, listener):
         """In a worker: from here on these descriptors are its sockets."""
@@ -120,8 +127,8 @@ class Start:
         self.control = self.out_of_band.control = Control(control)
         self.listener = listen(listener)
 
-    def fail(self, sentence):
-        self.control.error("load", sentence)
+    def fail(self, sentence, step="load"):
+        self.control.error(step, sentence)
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(1)
