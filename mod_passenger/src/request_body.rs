@@ -64,7 +64,8 @@ impl RequestBody {
         Ok(match spill.into_rest() {
             Rest::Nothing => Self::Empty,
             Rest::Memory(bytes, _) => Self::Memory(bytes),
-            Rest::File(fd, _, len) => Self::File(File::from(fd), len),
+            // Pushed, so all of it is in the file.
+            Rest::File(fd, _, len, _) => Self::File(File::from(fd), len),
         })
     }
 

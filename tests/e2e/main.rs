@@ -22,6 +22,7 @@
 //! * `out_of_band`: processes that are away to do work of their own.
 //! * `hung`: watchdog and agent that hang, die of other signals, or both at once.
 //! * `stopped`: suspended apps and workers.
+//! * `trouble`: full disks, no descriptors, processes or memory to be had, clocks that jump.
 //! * `pool`: restarts by file, full queues, retiring processes.
 //! * `leaving`: processes that are to go; the log's order.
 //! * `reload`: other configurations by graceful and restart.
@@ -34,6 +35,7 @@
 //! * `sticky`: clients that stay with a process.
 //! * `shipped`: the demo of `make run` and the files of `apache-conf`.
 //! * `tools`: passenger-status and passenger-config.
+//! * `cleanup`: nothing is left when any of the parts is killed, and nobody else is touched.
 //! * `stop`: nothing is left, whatever the apps do against it.
 //! * `upgrade`: another build is installed under a running server.
 //!
@@ -41,6 +43,7 @@
 #![deny(unsafe_code)]
 
 mod browser;
+mod cleanup;
 mod clients;
 mod commands;
 mod crash;
@@ -80,6 +83,7 @@ mod stopped;
 mod tidiness;
 mod tls;
 mod tools;
+mod trouble;
 mod upgrade;
 mod users;
 mod websocket;

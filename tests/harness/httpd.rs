@@ -249,6 +249,7 @@ impl Server {
                 "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
             )
             .env("LANG", "C.UTF-8")
+            .envs(self.setup.environment.iter().cloned())
             .stdin(Stdio::null())
             .stdout(output.try_clone().expect("duplicate a descriptor"))
             .stderr(output)

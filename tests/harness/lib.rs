@@ -23,6 +23,7 @@ pub mod load;
 pub mod log;
 pub mod processes;
 pub mod reload;
+pub mod scarcity;
 pub mod setup;
 pub mod stage;
 pub mod under_test;

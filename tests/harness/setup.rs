@@ -62,6 +62,7 @@ pub struct Setup {
     allows_htaccess: bool,
     names_interpreters: bool,
     directives: Vec<String>,
+    pub(crate) environment: Vec<(String, String)>,
     pub(crate) sites: Vec<Site>,
 }
 
@@ -74,6 +75,7 @@ impl Default for Setup {
             allows_htaccess: true,
             names_interpreters: true,
             directives: Vec::new(),
+            environment: Vec::new(),
             sites: Vec::new(),
         }
     }
@@ -118,6 +120,13 @@ impl Setup {
     #[must_use]
     pub fn with(mut self, directive: &str) -> Setup {
         self.directives.push(directive.to_owned());
+        self
+    }
+
+    /// Starts httpd with another variable in its environment.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: &str) -> Setup {
+        self.environment.push((name.to_owned(), value.to_owned()));
         self
     }
 

@@ -129,7 +129,8 @@ pub(super) async fn store(channel: Arc<Channel>, out: Happenings) -> io::Result<
                     .await;
             }
             Ok(Err(e)) if e.kind() == io::ErrorKind::InvalidData => {
-                log::error!("[BUG] the watchdog sent what is not a message: {e}");
+                // No descriptors left for those that came with it, most likely.
+                log::error!("a message of the watchdog is lost: {e}");
             }
             Ok(Ok(None) | Err(_)) => {
                 let _ = out.send(Happening::StoreClosed).await;

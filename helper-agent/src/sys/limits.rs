@@ -33,14 +33,18 @@ pub fn raise_nofile() -> io::Result<NoFile> {
     Ok(before)
 }
 
-/// Raises both limits of open files by some.
+/// Makes room for some more open files: raises the soft limit to the hard one, and both by that many where
+/// that is allowed.
 ///
 /// # Errors
-/// Those of `getrlimit` and `setrlimit`: who is not root cannot raise the hard one.
+/// Those of `getrlimit` and `setrlimit`.
 pub fn make_room(more: u64) -> io::Result<()> {
-    let NoFile { soft, hard } = nofile()?;
-    let soft = soft.saturating_add(more);
-    Ok(setrlimit(Resource::RLIMIT_NOFILE, soft, hard.max(soft))?)
+    let NoFile { hard, .. } = nofile()?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+    let higher = hard.saturating_add(more);
+    // Who is not root has what there is.
+    let _ = setrlimit(Resource::RLIMIT_NOFILE, higher, higher);
+    Ok(())
 }
 
 /// How much the kernel's OOM killer is told to spare this process, -1000 (never) to 1000.

@@ -97,7 +97,8 @@ impl<'d> Output<'d> {
 
     /// Whether the app must wait: more is held back than may be.
     pub(super) fn is_full(&self) -> bool {
-        self.held_back() >= self.bound
+        // A full disk makes the app as slow as the client is.
+        self.held_back() >= self.bound || self.spill.is_cramped()
     }
 
     /// How long the app must be silent before [`Output::flush`] is due, in milliseconds.
@@ -121,12 +122,21 @@ impl<'d> Output<'d> {
         }
         if self.gathers() {
             self.is_unflushed = !self.holds_all;
-            return self.spill.push(bytes).map_err(OutputError::Spill);
+            self.keep(bytes);
+            return Ok(());
         }
         if self.spill.is_empty() && bytes.len() <= PIECE_BYTES && !r.has_pending_output() {
             return self.pass(r, bytes);
         }
-        self.spill.push(bytes).map_err(OutputError::Spill)
+        self.keep(bytes);
+        Ok(())
+    }
+
+    /// Keeps bytes that the client does not take yet.
+    fn keep(&mut self, bytes: &[u8]) {
+        if let Some(why) = self.spill.push_anyway(bytes) {
+            log::debug!("a response stays in memory, the app waits for the client: {why}");
+        }
     }
 
     /// Whether everything waits for the app's end, or its pause.
@@ -214,7 +224,7 @@ impl<'d> Output<'d> {
         }
         let must_wait = !self.spill.is_empty() || r.has_pending_output();
         if must_wait && self.has_socket && parking::is_worthwhile(r) && parking::is_possible(r) {
-            self.spill.push(last).map_err(OutputError::Spill)?;
+            self.keep(last);
             parking::park(r, self.spill.into_rest());
             return Ok(Finish::Parked);
         }
@@ -222,7 +232,7 @@ impl<'d> Output<'d> {
             brigade::write(r, brigade::Output { data: last, ..end })?;
             return Ok(Finish::Done);
         }
-        self.spill.push(last).map_err(OutputError::Spill)?;
+        self.keep(last);
         write_rest(r, self.spill.into_rest(), end)?;
         Ok(Finish::Done)
     }
@@ -250,13 +260,22 @@ fn new_spill(directory: &Path, has_socket: bool) -> Spill<'_> {
 /// Hands all that a spill held to httpd in one brigade, then what `end` says.
 fn write_rest(r: &mut Request<'_>, rest: Rest, end: brigade::Output<'_>) -> Result<(), ClientLost> {
     match rest {
-        Rest::File(fd, offset, len) => brigade::write(
+        Rest::File(fd, offset, len, after) if after.is_empty() => brigade::write(
             r,
             brigade::Output {
                 file: Some((fd, offset, len)),
                 ..end
             },
         ),
+        Rest::File(fd, offset, len, after) => {
+            let file = brigade::Output {
+                file: Some((fd, offset, len)),
+                ..Default::default()
+            };
+            brigade::write(r, file)?;
+            let data = &after[..];
+            brigade::write(r, brigade::Output { data, ..end })
+        }
         Rest::Memory(bytes, from) => brigade::write(
             r,
             brigade::Output {
