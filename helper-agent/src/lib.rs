@@ -36,6 +36,7 @@ pub mod log;
 mod log_output;
 pub mod output;
 pub mod pool;
+pub mod prestart;
 pub mod spawn;
 mod starvation;
 pub mod status;

@@ -25,6 +25,15 @@ pub(crate) struct Wish {
     pub(crate) avoid: Option<ProcessRef>,
 }
 
+/// How long a request may wait, and what it is told when it may not.
+#[derive(Debug, Clone, Copy)]
+struct Patience {
+    /// `PassengerMaxRequestQueueTime`.
+    seconds: Option<u32>,
+    /// `PassengerRequestQueueOverflowStatusCode`.
+    status: u16,
+}
+
 /// Takes a seat of the group, at the process that is wished for where that is possible. Blocks while the group
 /// is busy or its first process starts.
 ///
@@ -38,16 +47,19 @@ pub(crate) fn admit<'w>(
 ) -> Result<Seat<'w>, RequestError> {
     let start = Instant::now();
     let config = config::of_request(r.as_ptr());
-    let limit = config.and_then(config::DirConfig::max_request_queue_time);
+    let patience = Patience {
+        seconds: config.and_then(config::DirConfig::max_request_queue_time),
+        status: config.map_or(503, config::DirConfig::queue_overflow_status),
+    };
     let info = worker.view.group(group);
     let wait_ms = info.map_or(0, |info| info.code_wait_ms);
     if wait_ms > 0 && seat_holder_above(r).is_none() {
-        if let Some(seat) = await_newest(r, worker, group)? {
+        if let Some(seat) = await_newest(r, worker, group, patience)? {
             return Ok(seat);
         }
     }
     if let Some(route) = wish.route {
-        if let Some(seat) = await_route(r, worker, group, route, limit)? {
+        if let Some(seat) = await_route(r, worker, group, route, patience)? {
             return Ok(seat);
         }
     }
@@ -70,7 +82,7 @@ pub(crate) fn admit<'w>(
     let mut waiter = worker
         .client
         .enqueue_again(group, start.elapsed())
-        .map_err(|full| queue_full(worker, group, &full))?;
+        .map_err(|full| queue_full(worker, group, &full, patience.status))?;
     worker.client.hint(Hint::CapacityWanted(group));
     loop {
         if let Some(seat) = waiter.wait(SLICE) {
@@ -79,7 +91,7 @@ pub(crate) fn admit<'w>(
         if is_client_gone(r) {
             return Err(RequestError::ClientGone);
         }
-        check_wait(worker, group, start, limit)?;
+        patience.check(worker, group, start)?;
         let Some(info) = worker.view.group(group) else {
             return Err(RequestError::NoInstance {
                 reason: "the application's group was removed while the request waited".into(),
@@ -108,6 +120,7 @@ fn await_newest<'w>(
     r: &Request<'_>,
     worker: &'w Worker,
     group: GroupRef,
+    patience: Patience,
 ) -> Result<Option<Seat<'w>>, RequestError> {
     let start = Instant::now();
     let mut pause = Duration::from_millis(1);
@@ -132,6 +145,7 @@ fn await_newest<'w>(
             if is_client_gone(r) {
                 return Err(RequestError::ClientGone);
             }
+            patience.check(worker, group, start)?;
             next_look = waited + SLICE;
         }
         std::thread::sleep(pause);
@@ -148,7 +162,7 @@ fn await_route<'w>(
     worker: &'w Worker,
     group: GroupRef,
     route: u64,
-    limit: Option<u32>,
+    patience: Patience,
 ) -> Result<Option<Seat<'w>>, RequestError> {
     let start = Instant::now();
     let mut pause = Duration::from_millis(1);
@@ -168,7 +182,7 @@ fn await_route<'w>(
             if is_client_gone(r) {
                 return Err(RequestError::ClientGone);
             }
-            check_wait(worker, group, start, limit)?;
+            patience.check(worker, group, start)?;
             next_look = waited + SLICE;
         }
         std::thread::sleep(pause);
@@ -176,20 +190,21 @@ fn await_route<'w>(
     }
 }
 
-/// Whether a request that has waited since `start` may wait on.
-fn check_wait(
-    worker: &Worker,
-    group: GroupRef,
-    start: Instant,
-    limit: Option<u32>,
-) -> Result<(), RequestError> {
-    match limit.filter(|limit| start.elapsed().as_secs() >= u64::from(*limit)) {
-        None => Ok(()),
-        Some(limit) => Err(RequestError::QueueTimedOut {
+impl Patience {
+    /// Whether a request that has waited since `start` may wait on.
+    fn check(self, worker: &Worker, group: GroupRef, start: Instant) -> Result<(), RequestError> {
+        let is_over = |seconds: &u32| start.elapsed().as_secs() >= u64::from(*seconds);
+        let Some(limit) = self.seconds.filter(is_over) else {
+            return Ok(());
+        };
+        let queue = worker.client.queue(group);
+        Err(RequestError::QueueTimedOut {
             limit,
-            length: worker.client.queue_length(group),
+            length: queue.length,
+            oldest: queue.oldest,
             processes: processes(worker, group),
-        }),
+            status: self.status,
+        })
     }
 }
 
@@ -217,13 +232,14 @@ fn is_client_gone(r: &Request<'_>) -> bool {
     }
 }
 
-fn queue_full(worker: &Worker, group: GroupRef, full: &QueueFull) -> RequestError {
+fn queue_full(worker: &Worker, group: GroupRef, full: &QueueFull, status: u16) -> RequestError {
     let limit = worker.view.group(group).map_or(0, |info| info.queue_limit);
     RequestError::QueueFull {
         length: full.length,
         limit,
         oldest: full.oldest,
         processes: processes(worker, group),
+        status,
     }
 }
 

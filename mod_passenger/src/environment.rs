@@ -21,6 +21,12 @@ const NOT_FORWARDED: [&str; 9] = [
     "upgrade",
 ];
 
+/// When the request was made, as the first of all proxies says; `t=` and microseconds since 1970.
+const REQUEST_START: &std::ffi::CStr = c"X-Request-Start";
+/// When it began to look for a process: what has passed when the app begins is the time in the queue. Always
+/// ours.
+const QUEUE_START: &str = "X-Queue-Start";
+
 /// What a request's head says beyond the request itself.
 #[derive(Clone, Copy)]
 pub(crate) struct Facts<'a> {
@@ -30,6 +36,8 @@ pub(crate) struct Facts<'a> {
     pub(crate) software: &'a str,
     /// `PassengerAllowEncodedSlashes`.
     pub(crate) keeps_encoded_slashes: bool,
+    /// When it began to look for a process, in microseconds since 1970.
+    pub(crate) queued_us: u64,
     /// Length of the body, where it is known.
     pub(crate) body_bytes: Option<u64>,
 }
@@ -64,10 +72,15 @@ pub(crate) fn binary(r: &Request<'_>, facts: Facts<'_>) -> RequestFrame {
             if facts.body_bytes.is_none() {
                 frame.pair(b"CONTENT_LENGTH", value);
             }
-        } else if variable_name(name, &mut key) {
+        } else if !is_queue_start(name) && variable_name(name, &mut key) {
             frame.pair(&key, value);
         }
     }
+    let (request_start, queue_start) = times(r, facts);
+    if let Some(start) = request_start {
+        frame.pair(b"HTTP_X_REQUEST_START", start.as_bytes());
+    }
+    frame.pair(b"HTTP_X_QUEUE_START", queue_start.as_bytes());
     if let Some(length) = length_to_say(r, facts.body_bytes) {
         frame.pair(b"CONTENT_LENGTH", length.as_bytes());
     }
@@ -76,6 +89,17 @@ pub(crate) fn binary(r: &Request<'_>, facts: Facts<'_>) -> RequestFrame {
         frame.pair(name, value);
     }
     frame
+}
+
+/// The two moments an app learns its queue time from; the first may be said already.
+fn times(r: &Request<'_>, facts: Facts<'_>) -> (Option<String>, String) {
+    let is_said = r.headers_in().get(REQUEST_START).is_some();
+    let request_start = (!is_said).then(|| format!("t={}", r.time_us()));
+    (request_start, format!("t={}", facts.queued_us))
+}
+
+fn is_queue_start(name: &[u8]) -> bool {
+    name.eq_ignore_ascii_case(QUEUE_START.as_bytes())
 }
 
 /// `Content-Length` of a body that was read; a request that had none gets none.
@@ -130,6 +154,7 @@ pub(crate) fn http(r: &Request<'_>, facts: Facts<'_>) -> Vec<u8> {
             && !name.eq_ignore_ascii_case(b"content-length")
             && !name.eq_ignore_ascii_case(b"expect")
             && !name.eq_ignore_ascii_case(b"x-forwarded-proto")
+            && !is_queue_start(name)
         {
             head.field(name, value);
         }
@@ -145,6 +170,11 @@ pub(crate) fn http(r: &Request<'_>, facts: Facts<'_>) -> Vec<u8> {
         b"X-Forwarded-Proto",
         if r.is_https() { b"https" } else { b"http" },
     );
+    let (request_start, queue_start) = times(r, facts);
+    if let Some(start) = request_start {
+        head.field(b"X-Request-Start", start.as_bytes());
+    }
+    head.field(b"X-Queue-Start", queue_start.as_bytes());
     internal_fields(r, &mut head);
     head.finish()
 }

@@ -25,12 +25,15 @@ pub(crate) enum RequestError {
         limit: u32,
         oldest: Duration,
         processes: String,
+        status: u16,
     },
     /// It has waited for a seat as long as it may.
     QueueTimedOut {
         limit: u32,
         length: u32,
+        oldest: Duration,
         processes: String,
+        status: u16,
     },
     /// A subrequest wants a seat while the request it is part of holds one.
     WouldDeadlock { outer: String },
@@ -60,7 +63,8 @@ impl RequestError {
             Self::SendFile { .. } => 403,
             Self::BufferFile { .. } | Self::Refused { .. } | Self::Spawn(_) => 500,
             Self::WouldDeadlock { .. } => 508,
-            Self::NoInstance { .. } | Self::QueueFull { .. } | Self::QueueTimedOut { .. } => 503,
+            Self::NoInstance { .. } => 503,
+            Self::QueueFull { status, .. } | Self::QueueTimedOut { status, .. } => *status,
             Self::BadResponse { .. } | Self::NoResponse { .. } => 502,
         }
     }
@@ -83,6 +87,14 @@ impl RequestError {
         }
     }
 
+    /// Whether the same request may succeed a moment later.
+    pub(crate) fn may_retry_later(&self) -> bool {
+        matches!(
+            self,
+            Self::NoInstance { .. } | Self::QueueFull { .. } | Self::QueueTimedOut { .. }
+        )
+    }
+
     /// Whether the administrator should hear of it; clients' mistakes are for the access log.
     pub(crate) fn is_worth_logging(&self) -> bool {
         !matches!(self, Self::ClientBody { .. } | Self::ClientGone)
@@ -103,12 +115,13 @@ impl fmt::Display for RequestError {
                 "this worker has no connection to the watchdog: {reason}; the next request tries again"
             ),
             Self::Refused { reason } => write!(f, "the helper agent refuses to run this application: {reason}"),
-            Self::QueueTimedOut { limit, length, processes } => write!(
+            Self::QueueTimedOut { limit, length, oldest, processes, .. } => write!(
                 f,
                 "the request waited for {limit} s, which is all it may (PassengerMaxRequestQueueTime): {length} \
-                 waiting; {processes}"
+                 waiting, the oldest for {} ms; {processes}",
+                oldest.as_millis()
             ),
-            Self::QueueFull { length, limit, oldest, processes } => write!(
+            Self::QueueFull { length, limit, oldest, processes, .. } => write!(
                 f,
                 "the request queue is full: {length} waiting, limit {limit}, the oldest for {} ms; {processes}; \
                  see PassengerMaxRequestQueueSize and PassengerMaxPoolSize",
@@ -152,6 +165,7 @@ mod tests {
             limit: 100,
             oldest: Duration::from_millis(12),
             processes: String::new(),
+            status: 503,
         };
         assert_eq!(queue.status(), 503);
         assert!(queue.to_string().contains("100 waiting"));
@@ -175,11 +189,14 @@ mod tests {
                 limit: 0,
                 oldest: Duration::ZERO,
                 processes: String::new(),
+                status: 503,
             },
             RequestError::QueueTimedOut {
                 limit: 1,
                 length: 1,
+                oldest: Duration::ZERO,
                 processes: String::new(),
+                status: 503,
             },
             RequestError::BadResponse {
                 pid_hint: String::new(),

@@ -26,6 +26,10 @@ const RETRY_AFTER: &std::ffi::CStr = c"2";
 pub(crate) fn answer(r: &mut Request<'_>, error: &RequestError) -> Outcome {
     match error {
         RequestError::ClientGone => {
+            if !r.has_begun_response() {
+                // For the access log.
+                r.set_status(error.status(), None);
+            }
             r.set_aborted();
             Outcome::Answered
         }
@@ -40,7 +44,7 @@ pub(crate) fn answer(r: &mut Request<'_>, error: &RequestError) -> Outcome {
             send(r, error.status(), &page)
         }
         _ => {
-            if error.status() == 503 {
+            if error.may_retry_later() {
                 r.error_headers_out().set(c"Retry-After", RETRY_AFTER);
             }
             Outcome::Status(error.status())

@@ -3,7 +3,7 @@
 
 use crate::admit::{admit, Wish};
 use crate::apps::App;
-use crate::config;
+use crate::config::{self, DirConfig};
 use crate::error::RequestError;
 use crate::error_page;
 use crate::exchange::{attempt, Answer, AttemptError, Outbound};
@@ -50,12 +50,23 @@ pub(crate) fn handle(r: &mut Request<'_>) -> Outcome {
         Err(error) => {
             if error.is_worth_logging() {
                 let root = &mapping.app.registration.document_root;
-                let code = error.code();
-                let text = format_args!("{code} {error} [document root {root}]");
+                let (code, app) = (error.code(), app_name(r, &mapping.app));
+                let text = format_args!("{code} app {app}: {error} [document root {root}]");
                 for_request(r.as_ptr(), log::Level::Error, text);
             }
             error_page::answer(r, &error)
         }
+    }
+}
+
+/// The app's name as the agent's lines have it.
+fn app_name(r: &Request<'_>, app: &App) -> String {
+    let unset = DirConfig::default();
+    let config = config::of_request(r.as_ptr()).unwrap_or(&unset);
+    match (config.app_group_name(), &app.root) {
+        (Some(name), _) => name.to_owned(),
+        (None, Some(root)) => format!("{} ({})", root.display(), config.app_env()),
+        (None, None) => format!("under {}", app.registration.document_root),
     }
 }
 

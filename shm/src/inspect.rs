@@ -6,10 +6,10 @@ use std::os::fd::BorrowedFd;
 use crate::clock;
 use crate::error::Error;
 use crate::ids::GroupRef;
-use crate::params::{Capacities, GroupParams, Load, ProcessSnapshot};
-use crate::protocol::counter;
+use crate::params::{Capacities, GroupParams, Load, ProcessSnapshot, Waited};
 use crate::protocol::queue::CellState;
 use crate::protocol::seat::{self, SeatState};
+use crate::protocol::{counter, wait};
 use crate::routes::Routes;
 use crate::sync::Ordering;
 use crate::traffic::{MappedTraffic, Trust};
@@ -51,6 +51,8 @@ pub struct GroupSnapshot {
     pub waiting: Option<u32>,
     /// How long the oldest of them has waited, in milliseconds.
     pub oldest_ms: Option<u64>,
+    /// What has waited so far.
+    pub waited: Option<Waited>,
 }
 
 impl InspectView {
@@ -118,6 +120,11 @@ impl InspectView {
             spawn_failures: info.spawn_failures,
             waiting: waits.map(|(length, _)| length),
             oldest_ms: waits.map(|(_, oldest)| oldest),
+            waited: self
+                .traffic
+                .as_ref()
+                .and_then(|traffic| traffic.waits(group.index()))
+                .map(wait::sums),
         })
     }
 

@@ -19,6 +19,10 @@
 //!                                               │ counters    × clients × row       8 B │
 //!                                               ├──────────────────────────────────────┤
 //!                                               │ streams     × clients × row       8 B │
+//!                                               ├──────────────────────────────────────┤
+//!                                               │ limits      × processes × seats   8 B │
+//!                                               ├──────────────────────────────────────┤
+//!                                               │ waits       × groups             64 B │
 //!                                               └──────────────────────────────────────┘
 //! ```
 
@@ -216,6 +220,24 @@ pub(crate) struct Total {
 const _: () = assert!(size_of::<Total>() == 64 && offset_of!(Total, word) == 0);
 const _: () = assert!(offset_of!(Total, streams) == 8);
 
+/// What has waited in a group's queue since the group came into being. Written by: workers that leave the queue
+/// and, when a group is made, the agent. Read by: agent, tools. For the eye: nothing is decided by it.
+///
+/// ```text
+/// 0 requests u64 │ 8 microseconds of all u64 │ 16 longest, microseconds u64 │ 24 …
+/// 64
+/// ```
+#[derive(Debug)]
+#[repr(C)]
+pub(crate) struct Waits {
+    pub(crate) requests: AtomicU64,
+    pub(crate) total_us: AtomicU64,
+    pub(crate) longest_us: AtomicU64,
+    _pad: [AtomicU64; 5],
+}
+const _: () = assert!(size_of::<Waits>() == 64 && align_of::<Waits>() == 8);
+const _: () = assert!(offset_of!(Waits, total_us) == 8 && offset_of!(Waits, longest_us) == 16);
+
 const _: () = assert!(size_of::<Cell>() == 16 && align_of::<Cell>() == 8);
 const _: () = assert!(offset_of!(Cell, word) == 0);
 
@@ -235,6 +257,8 @@ unsafe impl Shared for ProcessSlot {}
 unsafe impl Shared for TrafficHeader {}
 // SAFETY: as above.
 unsafe impl Shared for Total {}
+// SAFETY: as above.
+unsafe impl Shared for Waits {}
 // SAFETY: as above: an AtomicU64, a futex word (transparent over AtomicU32) and an AtomicU32.
 unsafe impl Shared for Cell {}
 
@@ -250,6 +274,7 @@ pub fn layout_hash() -> u64 {
         size_of::<TrafficHeader>(),
         size_of::<Total>(),
         size_of::<Cell>(),
+        size_of::<Waits>(),
         offset_of!(RoutesHeader, config_generation),
         offset_of!(RoutesHeader, superseded),
         offset_of!(RoutesHeader, heartbeat),
@@ -273,6 +298,8 @@ pub fn layout_hash() -> u64 {
         offset_of!(TrafficHeader, ring_tail),
         offset_of!(TrafficHeader, ring_overflow),
         offset_of!(Total, streams),
+        offset_of!(Waits, total_us),
+        offset_of!(Waits, longest_us),
     ]);
     HASH
 }
@@ -319,6 +346,8 @@ pub(crate) struct TrafficLayout {
     pub(crate) counter_stride: usize,
     /// As the counters, and with their stride.
     pub(crate) streams: usize,
+    pub(crate) limits: usize,
+    pub(crate) waits: usize,
     pub(crate) length: usize,
 }
 
@@ -357,6 +386,8 @@ impl TrafficLayout {
             counters: place(&mut end, clients * counter_stride, 8),
             counter_stride,
             streams: place(&mut end, clients * counter_stride, 8),
+            limits: place(&mut end, processes * seats, 8),
+            waits: place(&mut end, groups, size_of::<Waits>()),
             length: whole_lines(end),
         })
     }
@@ -426,6 +457,8 @@ mod tests {
                 t.totals,
                 t.bitmaps,
                 t.cells,
+                t.limits,
+                t.waits,
             ];
             assert!(starts.iter().all(|start| start % LINE == 0));
             assert_eq!(r.groups - r.keys, c.keys as usize * 32);
@@ -437,7 +470,9 @@ mod tests {
             assert!(t.bitmap_words * 64 >= usize::from(c.cells));
             let counters = usize::from(c.clients) * t.counter_stride * 8;
             assert_eq!(t.streams, t.counters + counters);
-            assert_eq!(t.length, t.streams + counters);
+            assert_eq!(t.limits, t.streams + counters);
+            assert_eq!(t.waits - t.limits, t.totals - t.seats);
+            assert_eq!(t.length, t.waits + usize::from(c.groups) * 64);
         }
     }
 

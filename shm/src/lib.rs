@@ -69,8 +69,9 @@ mod watchdog;
 
 pub use ids::{ClientId, GroupKey, GroupRef, ProcessRef, MAX_CLIENT_GENERATION};
 pub use params::{
-    restart_mark, Capacities, GroupInfo, GroupParams, Hint, Load, Occupancy, ProcessParams,
-    ProcessSnapshot, ProcessState, Protocol, Queue, MAX_DEFINITION_BYTES, STALE_GRANT,
+    restart_mark, Capacities, GroupInfo, GroupParams, Hint, InExchange, Load, Occupancy,
+    ProcessParams, ProcessSnapshot, ProcessState, Protocol, Queue, Waited, MAX_DEFINITION_BYTES,
+    STALE_GRANT,
 };
 
 #[cfg(not(loom))]

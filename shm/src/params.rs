@@ -217,6 +217,27 @@ pub struct Queue {
     pub oldest: Duration,
 }
 
+/// What has waited in a group's queue since the group came into being, those that gave up included. For the
+/// eye: workers write it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct Waited {
+    /// Requests that found no free seat.
+    pub requests: u64,
+    /// How long all of them waited together, in milliseconds.
+    pub total_ms: u64,
+    /// How long one of them waited at most, in milliseconds.
+    pub longest_ms: u64,
+}
+
+/// A request that a process has been given and may be executing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InExchange {
+    /// Its number ([`crate::Seat::number`]).
+    pub number: u64,
+    /// Seconds that its worker says it may take, 0 = as long as it likes; `None`: its worker says nothing.
+    pub limit: Option<u32>,
+}
+
 /// What a worker tells the agent. A hint, never an order: the agent looks at the tables and at the
 /// processes themselves, and one that is lost is found there, too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
@@ -229,4 +250,6 @@ pub enum Hint {
     RestartTouched(GroupRef),
     /// A seat of that process became an orphan.
     Orphaned(ProcessRef),
+    /// A request in that process, which takes requests without limit, takes longer than it may.
+    Overdue(ProcessRef),
 }

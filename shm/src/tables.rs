@@ -43,38 +43,19 @@ impl Tables {
         Ok(Tables { routes, traffic })
     }
 
-    /// The processes that serve a group, beginning with the first at or after slot `start` and going
-    /// round. Empty if the group is gone.
-    pub(crate) fn members(
-        &self,
-        group: GroupRef,
-        start: usize,
-    ) -> impl Iterator<Item = Member<'_>> + '_ {
+    /// The processes that serve a group, in the order of their slots. Empty if the group is gone.
+    pub(crate) fn members(&self, group: GroupRef) -> impl Iterator<Item = Member<'_>> + '_ {
         let bits = self
             .routes
             .group(group)
             .map_or(&[][..], |slot| &slot.members);
         let words = self.routes.processes.len().div_ceil(64);
-        let first = if words == 0 { 0 } else { start / 64 % words };
-        let below = (1u64 << (start % 64)) - 1;
-        // The first word is visited twice: its upper part first, its lower part last.
-        (0..=words)
-            .filter(move |_| !bits.is_empty())
-            .flat_map(move |step| {
-                let word = if words == 0 {
-                    0
-                } else {
-                    (first + step) % words
-                };
+        bits.iter()
+            .take(words)
+            .enumerate()
+            .flat_map(move |(word, bits)| {
                 // Relaxed: only where to look; the process word says what is there.
-                let bits = bits
-                    .get(word)
-                    .map_or(0, |bits| bits.load(Ordering::Relaxed));
-                let mut rest = match step {
-                    0 => bits & !below,
-                    _ if step == words => bits & below,
-                    _ => bits,
-                };
+                let mut rest = bits.load(Ordering::Relaxed);
                 std::iter::from_fn(move || {
                     let bit = rest.trailing_zeros() as usize;
                     rest &= rest.checked_sub(1)?;
@@ -94,7 +75,7 @@ impl Tables {
 
     /// Whether a request of that group would find a seat.
     pub(crate) fn has_room(&self, group: GroupRef) -> bool {
-        self.members(group, 0).any(|member| {
+        self.members(group).any(|member| {
             member.word.is_unlimited()
                 || self
                     .traffic

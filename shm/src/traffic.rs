@@ -1,12 +1,12 @@
-//! `traffic`, mapped: seats, totals, counters, streams, cells, bitmaps, the ring. Owns the mapping and turns indices
-//! into words; what the words mean is in `protocol/`. Everything here may have been written by a hostile
+//! `traffic`, mapped: seats, totals, counters, streams, cells, bitmaps, limits, waits, the ring. Owns the mapping
+//! and turns indices into words; what the words mean is in `protocol/`. Everything here may have been written by a hostile
 //! worker, and every index is checked.
 
 use std::os::fd::BorrowedFd;
 
 use crate::error::Error;
 use crate::ids::ClientId;
-use crate::layout::{Total, TrafficHeader, TrafficLayout, TRAFFIC_MAGIC};
+use crate::layout::{Total, TrafficHeader, TrafficLayout, Waits, TRAFFIC_MAGIC};
 use crate::params::Capacities;
 use crate::protocol::queue::{Cell, Queue};
 use crate::protocol::ring::Ring;
@@ -25,6 +25,8 @@ pub(crate) struct Traffic {
     cells: Section<Cell>,
     counters: Section<AtomicU64>,
     streams: Section<AtomicU64>,
+    limits: Section<AtomicU64>,
+    waits: Section<Waits>,
     layout: TrafficLayout,
     seats_per_process: usize,
     cells_per_group: usize,
@@ -71,7 +73,7 @@ impl MappedTraffic {
         let [clients, groups, cells, processes, seats] =
             [c.clients, c.groups, c.cells, c.processes, c.seats].map(usize::from);
         let traffic = Traffic {
-            // SAFETY: (all eight) the mapping moves into the same struct and is dropped with it.
+            // SAFETY: (all ten) the mapping moves into the same struct and is dropped with it.
             header: unsafe { mapping.one(0) }?,
             // SAFETY: as above.
             ring: unsafe { mapping.section(layout.ring, c.ring as usize) }?,
@@ -87,6 +89,10 @@ impl MappedTraffic {
             counters: unsafe { mapping.section(layout.counters, clients * layout.counter_stride) }?,
             // SAFETY: as above.
             streams: unsafe { mapping.section(layout.streams, clients * layout.counter_stride) }?,
+            // SAFETY: as above.
+            limits: unsafe { mapping.section(layout.limits, processes * seats) }?,
+            // SAFETY: as above.
+            waits: unsafe { mapping.section(layout.waits, groups) }?,
             layout,
             seats_per_process: seats,
             cells_per_group: cells,
@@ -111,6 +117,19 @@ impl Traffic {
     /// All seats of a process.
     pub(crate) fn all_seats(&self, process: usize) -> &[AtomicU64] {
         self.seats(process, usize::MAX)
+    }
+
+    /// How long the request in each seat of a process may take (`protocol/limit.rs`).
+    pub(crate) fn limits(&self, process: usize) -> &[AtomicU64] {
+        let start = process.saturating_mul(self.seats_per_process);
+        self.limits
+            .slice(start, self.seats_per_process)
+            .unwrap_or_default()
+    }
+
+    /// What has waited for a group.
+    pub(crate) fn waits(&self, group: u32) -> Option<&Waits> {
+        self.waits.get(group as usize)
     }
 
     /// The waiting room of a group; without cells if there is no such group.

@@ -82,7 +82,7 @@ fn exercise(w: &World) {
                 assert!(g.index() < u32::from(SMALL.groups));
                 let _ = agent.queue(g);
             }
-            Hint::ProcessSuspect(p) | Hint::Orphaned(p) => {
+            Hint::ProcessSuspect(p) | Hint::Orphaned(p) | Hint::Overdue(p) => {
                 assert!(p.slot() < u32::from(SMALL.processes));
                 let _ = agent.load(p);
             }
@@ -114,7 +114,7 @@ fn work(w: &World) {
                 seat.orphan();
             }
         }
-        let _ = client.queue_length(*group);
+        let _ = client.queue(*group);
     }
     client.hint(Hint::CapacityWanted(w.groups[0]));
 }

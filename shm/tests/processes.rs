@@ -321,7 +321,7 @@ fn whatever_is_killed_or_stopped_every_word_is_accounted_for() {
     });
     for group in groups {
         assert_eq!(i.agent.queue(group).length, 0);
-        assert_eq!(i.client(0).queue_length(group), 0, "a bit without a cell");
+        assert_eq!(i.client(0).queue(group).length, 0, "a bit without a cell");
     }
     for worker in &workers {
         assert_eq!(i.watchdog.sweep(worker.id), passenger_shm::Sweep::default());

@@ -339,7 +339,7 @@ fn waiters_are_served_in_order_once_they_are_old() {
     let mut first = client.enqueue(group).unwrap();
     std::thread::sleep(Duration::from_millis(1));
     let mut second = client.enqueue(group).unwrap();
-    assert_eq!(client.queue_length(group), 2);
+    assert_eq!(client.queue(group).length, 2);
     held.release();
     let barged = client
         .take(group, None)

@@ -23,6 +23,10 @@
 //! * `hung`: watchdog and agent that hang, die of other signals, or both at once.
 //! * `stopped`: suspended apps and workers.
 //! * `trouble`: full disks, no descriptors, processes or memory to be had, clocks that jump.
+//! * `concurrency`: requests a process gets at once, and the time each may take.
+//! * `queue`: requests that wait.
+//! * `prestart`: apps that run before anybody asks.
+//! * `under_load`: many apps, deployments and killed processes under load, with figures.
 //! * `pool`: restarts by file, full queues, retiring processes.
 //! * `leaving`: processes that are to go; the log's order.
 //! * `reload`: other configurations by graceful and restart.
@@ -46,6 +50,7 @@ mod browser;
 mod cleanup;
 mod clients;
 mod commands;
+mod concurrency;
 mod crash;
 mod environment;
 mod error_pages;
@@ -66,7 +71,9 @@ mod modules;
 mod out_of_band;
 mod pool;
 mod preloading;
+mod prestart;
 mod python_sockets;
+mod queue;
 mod reload;
 mod requests;
 mod restart;
@@ -83,14 +90,16 @@ mod stopped;
 mod tidiness;
 mod tls;
 mod tools;
+mod traffic;
 mod trouble;
+mod under_load;
 mod upgrade;
 mod users;
 mod websocket;
 
 use harness::{Language, Site};
 
-/// A site of exactly one process, started at its first request.
+/// A site of exactly one process, started with the server.
 fn one_process(language: Language) -> Site {
     Site::probe(language).with("PassengerMinInstances 1")
 }

@@ -55,7 +55,8 @@ fn an_app_of_root_runs_as_the_default_user() {
     if !is_root() {
         return;
     }
-    let server = Setup::of(one_process(Language::Python)).start();
+    // Not started before the file is root's.
+    let server = Setup::of(Site::probe(Language::Python)).start();
     let startup_file = server.app_root("python").join("passenger_wsgi.py");
     std::os::unix::fs::chown(startup_file, Some(0), Some(0))
         .expect("give the startup file to root");

@@ -240,7 +240,12 @@ impl Server {
     fn launch(&mut self) -> bool {
         self.write_configuration();
         let output = fs::File::create(self.root.join("console.log")).expect("create console.log");
-        let child = Command::new("/usr/sbin/apache2")
+        let mut command = Command::new("/usr/sbin/apache2");
+        if let Some(uid) = self.setup.starter {
+            hand_over(&self.root, uid);
+            command.uid(uid).gid(uid);
+        }
+        let child = command
             .args(["-D", "FOREGROUND", "-f", "httpd.conf", "-d"])
             .arg(&self.root)
             .env_clear()
@@ -380,6 +385,17 @@ fn make_root() -> PathBuf {
     fs::set_permissions(&root, fs::Permissions::from_mode(0o755))
         .expect("open the server's directory");
     root
+}
+
+/// Gives a server's directory to who starts it, but not the apps in it.
+fn hand_over(root: &Path, uid: u32) {
+    let inside = fs::read_dir(root).expect("read the server's directory");
+    let paths = inside.map(|entry| entry.expect("read an entry").path());
+    for path in paths.chain([root.to_owned()]) {
+        if !path.ends_with(SITES) {
+            std::os::unix::fs::chown(&path, Some(uid), Some(uid)).expect("give it away");
+        }
+    }
 }
 
 fn free_port() -> u16 {

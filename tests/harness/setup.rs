@@ -63,6 +63,8 @@ pub struct Setup {
     names_interpreters: bool,
     directives: Vec<String>,
     pub(crate) environment: Vec<(String, String)>,
+    /// Who starts httpd, if not we ourselves.
+    pub(crate) starter: Option<u32>,
     pub(crate) sites: Vec<Site>,
 }
 
@@ -76,6 +78,7 @@ impl Default for Setup {
             names_interpreters: true,
             directives: Vec::new(),
             environment: Vec::new(),
+            starter: None,
             sites: Vec::new(),
         }
     }
@@ -116,7 +119,8 @@ impl Setup {
         self
     }
 
-    /// Adds a line of global configuration; `{root}` in it, or in a site's, becomes the `ServerRoot`.
+    /// Adds a line of global configuration; `{root}` in it, or in a site's, becomes the `ServerRoot`, and
+    /// `{port}` the port it listens on.
     #[must_use]
     pub fn with(mut self, directive: &str) -> Setup {
         self.directives.push(directive.to_owned());
@@ -127,6 +131,13 @@ impl Setup {
     #[must_use]
     pub fn env(mut self, name: &str, value: &str) -> Setup {
         self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Has an ordinary user start httpd (which needs root).
+    #[must_use]
+    pub fn started_by(mut self, uid: u32) -> Setup {
+        self.starter = Some(uid);
         self
     }
 
@@ -199,7 +210,7 @@ impl Setup {
         }
         lines.push(self.mpm.sizes().to_owned());
         lines.push("TypesConfig /dev/null\nAddType text/html .html".to_owned());
-        if Uid::effective().is_root() {
+        if Uid::effective().is_root() && self.starter.is_none() {
             lines.push("User www-data\nGroup www-data".to_owned());
         }
         let registry = root.join(REGISTRY);
@@ -216,7 +227,11 @@ impl Setup {
         ));
         lines.extend(self.sites.iter().map(|site| virtual_host(site, root, port)));
         // A test cannot know this before it has a server.
-        lines.join("\n").replace("{root}", &place.to_string()) + "\n"
+        lines
+            .join("\n")
+            .replace("{root}", &place.to_string())
+            .replace("{port}", &port.to_string())
+            + "\n"
     }
 }
 

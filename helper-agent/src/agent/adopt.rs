@@ -104,6 +104,7 @@ impl Agent {
             code_wait: CodeWait::No,
             restart_mark: params.restart_mark,
             restart_look: RestartLook::default(),
+            is_foreseen: false,
             failure: None,
             not_preloaded: None,
             failed_at: 0,

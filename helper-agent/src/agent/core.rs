@@ -130,6 +130,7 @@ impl Agent {
         for worker in inventory.workers {
             agent.add_worker(worker);
         }
+        let is_first = inventory.processes.is_empty() && agent.view.groups().is_empty();
         agent.adopt(inventory.processes);
         agent
             .view
@@ -138,6 +139,10 @@ impl Agent {
         agent.look();
         agent.view.beat();
         agent.store.ready(agent.configuration.generation);
+        agent.foresee();
+        if is_first {
+            agent.request_prestart_urls();
+        }
         for message in inventory.later {
             agent.on_store(&message, Vec::new());
         }
@@ -229,6 +234,11 @@ impl Agent {
                 reply,
             } => self.on_asked(client, message, reply),
             Happening::Found { ticket, result } => self.on_found(ticket, result),
+            Happening::Foreseen {
+                registration,
+                configuration,
+                app,
+            } => self.on_foreseen(&registration, configuration, *app),
             Happening::SawRestartFiles { group, files } => self.on_restart_files(group, files),
             Happening::Measured { sizes } => self.on_measured(&sizes),
             Happening::Prepared {
@@ -392,6 +402,7 @@ impl Agent {
         let size = self.pool.size();
         self.settle();
         self.ask_about_orphans();
+        self.end_overdue();
         self.look_for_retiring();
         self.settle();
         self.look_pause = if self.pool.size() == size {

@@ -11,7 +11,7 @@ use super::core::Agent;
 use super::processes::{Body, Phase};
 use super::tasks::{self, Happening};
 use crate::instance;
-use crate::pool::{Event, ProcessId};
+use crate::pool::{Event, Observation, ProcessId};
 use crate::status::board::CrashNote;
 use crate::sys::process::{self, ExitStatus};
 
@@ -99,6 +99,12 @@ impl Agent {
                         group.last_crash = Some(CrashNote { pid, at, how });
                     }
                 }
+                // What it has done last says whether it ever worked.
+                let seen = self.seen(id);
+                self.tell(Event::Looked(Observation {
+                    queues: vec![],
+                    loads: seen.into_iter().map(|seen| (id, seen)).collect(),
+                }));
                 self.bury(id);
                 self.tell(Event::Exited { process: id });
             }

@@ -11,7 +11,12 @@ use super::tasks::{self, Happening};
 use crate::pool::{Event, GroupId, ProcessId};
 use crate::spawn::diagnosis::{self, Diagnosis};
 use crate::spawn::report::{self, Cause, Story};
-use crate::sys::process::random_bytes;
+use crate::sys::process::{random_bytes, ExitStatus};
+
+/// How somebody else, or the kernel for want of memory, ends a process.
+const KILLED: ExitStatus = ExitStatus::Killed {
+    signal: libc::SIGKILL,
+};
 
 /// Longest wait for what the kernel says about a process that hangs.
 const DIAGNOSIS_PATIENCE: Duration = Duration::from_secs(2);
@@ -116,7 +121,10 @@ impl Agent {
             return;
         };
         starting.deadline.abort();
-        let ended = Cause::Ended(starting.ended.flatten());
+        let status = starting.ended.flatten();
+        // Not by us: we give a reason first.
+        let was_killed = starting.cause.is_none() && status == Some(KILLED);
+        let ended = Cause::Ended(status);
         let cause = starting.cause.take().unwrap_or(ended);
         let has_crashed = matches!((&starting.way, &cause), (Way::Forked, Cause::Ended(_)));
         let tail = starting
@@ -136,7 +144,11 @@ impl Agent {
             self.distrust_preloader(group_id, code_generation);
         }
         self.bury(id);
-        self.tell(Event::SpawnFailed { process: id });
+        self.tell(if was_killed {
+            Event::SpawnKilled { process: id }
+        } else {
+            Event::SpawnFailed { process: id }
+        });
     }
 
     /// Keeps why a start failed for whoever asks, and tells the log once.

@@ -39,6 +39,8 @@ pub(super) struct Group {
     pub(super) restart_mark: u64,
     /// Whether its restart files are being looked at, and what asks for another look after that.
     pub(super) restart_look: RestartLook,
+    /// Whether it was started in advance and nobody has asked for it since: its configuration is a guess.
+    pub(super) is_foreseen: bool,
     pub(super) failure: Option<SpawnFailure>,
     /// The code that cannot be preloaded: its processes are started directly.
     pub(super) not_preloaded: Option<u32>,

@@ -3,11 +3,12 @@
 
 use std::time::{Duration, Instant};
 
-use passenger_shm::{Orphan, STALE_GRANT};
+use passenger_shm::{Load, Orphan, STALE_GRANT};
 
 use super::board::seconds_now;
 use super::core::Agent;
 use super::processes::{Phase, Question};
+use super::retiring::Share;
 use crate::pool::{Event, LoadSeen, Observation, ProcessId, QueueSeen};
 use crate::spawn::dialogue;
 
@@ -39,17 +40,11 @@ impl Agent {
                 Phase::Starting(_) => {}
                 Phase::Serving => {
                     let load = self.view.load(process.reference);
-                    let seen = LoadSeen {
-                        in_use: load.held.saturating_add(load.granted),
-                        orphans: load.orphans,
-                        streams: load.streams,
-                        takes: load.takes,
-                    };
                     if process.takes_seen != load.takes {
                         process.takes_seen = load.takes;
                         process.last_used = seconds_now();
                     }
-                    observation.loads.push((id, seen));
+                    observation.loads.push((id, seen(load, &process.share)));
                 }
                 Phase::Dead { since, is_freed } => {
                     let load = self.view.load(process.reference);
@@ -67,6 +62,13 @@ impl Agent {
             self.processes.remove(id);
         }
         observation
+    }
+
+    /// A look at one process.
+    pub(super) fn seen(&self, id: ProcessId) -> Option<LoadSeen> {
+        let process = self.processes.get(id)?;
+        let load = self.view.load(process.reference);
+        Some(seen(load, &process.share))
     }
 
     /// Asks every process with orphans which requests it executes, one question at a time.
@@ -190,5 +192,14 @@ impl Agent {
         } else if process.is_drained {
             self.store.forget(process.reference);
         }
+    }
+}
+
+fn seen(load: Load, share: &Share) -> LoadSeen {
+    LoadSeen {
+        in_use: load.held.saturating_add(load.granted),
+        orphans: load.orphans,
+        streams: load.streams,
+        takes: share.takes(load.takes),
     }
 }

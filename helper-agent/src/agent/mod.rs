@@ -21,6 +21,7 @@
 //! | `preloading`, `forking` | processes that load an app once and fork the others |
 //! | `answering` | when a command is ready |
 //! | `adopt`, `sockets` | taking over what an earlier agent left |
+//! | `foresight` | apps that run before anybody asks |
 //! | `restarts` | restart files; what workers are told of a restart |
 //! | `retiring` | processes that had their share of requests, memory or time |
 //! | `app_logs` | logs of single apps |
@@ -37,6 +38,7 @@ mod board;
 mod core;
 mod ending;
 mod failing;
+mod foresight;
 mod forking;
 mod groups;
 mod look;

@@ -58,6 +58,8 @@ impl Agent {
         self.view.set_config_generation(generation);
         self.store.ready(generation);
         self.retry_parked();
+        self.foresee();
+        self.request_prestart_urls();
     }
 
     /// Finds a group's place in a new configuration.

@@ -53,6 +53,7 @@ impl Agent {
         reply: oneshot::Sender<ToWorker>,
     ) {
         if let Some(id) = self.groups.by_registration(&registration) {
+            self.forget_guess(id);
             self.tell(Event::Demand { group: id });
             self.answer(id, reply);
             return;
@@ -192,7 +193,7 @@ impl Agent {
     }
 
     /// The group of an application, which may be new, with a key that leads to it.
-    fn place(
+    pub(super) fn place(
         &mut self,
         registration: &Registration,
         configuration: Arc<Configuration>,
@@ -232,6 +233,7 @@ impl Agent {
             code_wait: CodeWait::No,
             restart_mark: 0,
             restart_look: RestartLook::default(),
+            is_foreseen: false,
             failure: None,
             not_preloaded: None,
             failed_at: 0,
@@ -269,10 +271,11 @@ impl Agent {
             return;
         };
         let is_first = match &group.registration {
-            Some(known) => known.generation < registration.generation,
+            Some(known) => known.generation < registration.generation || group.is_foreseen,
             None => true,
         };
         if is_first {
+            self.forget_guess(id);
             self.reconfigure(
                 id,
                 registration.clone(),
@@ -287,6 +290,13 @@ impl Agent {
                 "app {} is configured twice with different options; those of the place that was used first apply",
                 group.name
             );
+        }
+    }
+
+    /// Somebody asked: what is configured is known now.
+    fn forget_guess(&mut self, id: GroupId) {
+        if let Some(group) = self.groups.get_mut(id) {
+            group.is_foreseen = false;
         }
     }
 

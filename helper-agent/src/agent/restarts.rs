@@ -51,11 +51,16 @@ impl Agent {
         let mut were_hints = false;
         while let Some(hint) = self.view.pop_hint() {
             were_hints = true;
-            if let Hint::RestartTouched(reference) = hint {
-                let id = self.groups.by_reference(reference);
-                if let Some(group) = id.and_then(|id| self.groups.get_mut(id)) {
-                    group.restart_look.is_wanted = true;
+            match hint {
+                Hint::RestartTouched(reference) => {
+                    let id = self.groups.by_reference(reference);
+                    if let Some(group) = id.and_then(|id| self.groups.get_mut(id)) {
+                        group.restart_look.is_wanted = true;
+                    }
                 }
+                Hint::Overdue(reference) => self.retiring.overdue.push(reference),
+                // The tables say the same.
+                Hint::CapacityWanted(_) | Hint::ProcessSuspect(_) | Hint::Orphaned(_) => {}
             }
         }
         if self.view.hints_overflowed() {

@@ -6,6 +6,8 @@ use std::collections::HashMap;
 use std::fs;
 use std::time::{Duration, Instant};
 
+use passenger_shm::{InExchange, ProcessRef};
+
 use super::core::Agent;
 use super::processes::Body;
 use super::tasks::Happening;
@@ -35,6 +37,29 @@ impl Share {
             ..Self::default()
         }
     }
+
+    /// Seats taken since it began.
+    pub(super) fn takes(&self, takes: u64) -> u64 {
+        takes.saturating_sub(self.takes_before)
+    }
+
+    /// Notes what is in execution; the limit in seconds that a request has exceeded, if one has. What its
+    /// worker says wins over what is configured for the app.
+    fn time_is_up(&mut self, current: &[InExchange], configured: u32) -> Option<u32> {
+        let now = Instant::now();
+        let is_current = |number: &u64| current.iter().any(|r| r.number == *number);
+        self.requests.retain(|number, _| is_current(number));
+        let mut exceeded = None;
+        for request in current {
+            let since = *self.requests.entry(request.number).or_insert(now);
+            let limit = request.limit.unwrap_or(configured);
+            let is_over = now.duration_since(since) >= Duration::from_secs(limit.into());
+            if limit > 0 && is_over {
+                exceeded = Some(limit);
+            }
+        }
+        exceeded
+    }
 }
 
 /// When the last looks were.
@@ -44,6 +69,8 @@ pub(super) struct RetiringLook {
     measured: Option<Instant>,
     /// Whether a helper thread is measuring memory.
     is_measuring: bool,
+    /// Processes of which a worker says that a request takes too long.
+    pub(super) overdue: Vec<ProcessRef>,
 }
 
 impl Agent {
@@ -69,24 +96,17 @@ impl Agent {
             let options = &group.options;
             let share = &mut process.share;
             let takes = self.view.load(process.reference).takes;
-            let count = takes.saturating_sub(share.takes_before);
+            let count = share.takes(takes);
             let limit = u64::from(options.max_requests);
             if limit > 0 && count >= limit && !share.is_retired && !process.is_ending {
                 share.is_retired = true;
                 enough.push((id, format!("had {count} requests")));
             }
-            if options.max_request_time > 0 && !share.is_overtime {
-                let now = Instant::now();
+            if !share.is_overtime {
                 let current = self.view.requests(process.reference);
-                share.requests.retain(|number, _| current.contains(number));
-                for number in current {
-                    share.requests.entry(number).or_insert(now);
-                }
-                let limit = Duration::from_secs(u64::from(options.max_request_time));
-                let oldest = share.requests.values().map(Instant::elapsed).max();
-                if oldest.is_some_and(|age| age >= limit) {
+                if let Some(limit) = share.time_is_up(&current, options.max_request_time) {
                     share.is_overtime = true;
-                    overtime.push((id, options.max_request_time));
+                    overtime.push((id, Some(limit)));
                 }
             }
         }
@@ -111,13 +131,32 @@ impl Agent {
         }
     }
 
-    fn end_overtime(&mut self, id: ProcessId, seconds: u32) {
+    /// Ends the processes that workers have complained about. Only who executes something at all can be late.
+    pub(super) fn end_overdue(&mut self) {
+        let named = std::mem::take(&mut self.retiring.overdue);
+        let mut late = Vec::new();
+        for (id, process) in self.processes.iter_mut() {
+            let is_late = named.contains(&process.reference)
+                && process.is_serving()
+                && !process.share.is_overtime
+                && !self.view.load(process.reference).is_idle();
+            if is_late {
+                process.share.is_overtime = true;
+                late.push(id);
+            }
+        }
+        for id in late {
+            self.end_overtime(id, None);
+        }
+    }
+
+    fn end_overtime(&mut self, id: ProcessId, seconds: Option<u32>) {
         if let Some(process) = self.processes.get(id) {
             let group = self.groups.get(process.group);
             let name = group.map_or("?", |group| &group.name);
             log::error!(
-                "app {name}: a request takes longer than {seconds} s (PassengerMaxRequestTime), process {} \
-                 is killed",
+                "app {name}: a request takes longer than {} (PassengerMaxRequestTime), process {} is killed",
+                seconds.map_or_else(|| "it may".to_owned(), |seconds| format!("{seconds} s")),
                 process.pid()
             );
             self.with_body(id, Body::kill_group);

@@ -9,14 +9,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use passenger_shm::channel::{discard, Channel};
-use passenger_shm::messages::{FromWorker, ToWorker};
+use passenger_shm::messages::{FromWorker, Registration, ToWorker};
 use passenger_shm::ClientId;
 use tokio::sync::{mpsc, oneshot};
 
 use super::restarts::RestartFiles;
 use crate::admin::{Answer, Request};
 use crate::app_log::AppLog;
-use crate::config::Application;
+use crate::config::{Application, Configuration};
 use crate::log as sink;
 use crate::output::{Drained, LineDrain, Scratch, STALE};
 use crate::pool::{GroupId, ProcessId};
@@ -53,6 +53,12 @@ pub(super) enum Happening {
     Found {
         ticket: u64,
         result: Result<Box<Application>, String>,
+    },
+    /// A helper thread found an app that is to run from the start.
+    Foreseen {
+        registration: Registration,
+        configuration: Arc<Configuration>,
+        app: Box<Application>,
     },
     /// A start may begin, or may not.
     Prepared {

@@ -31,6 +31,8 @@ pub struct Global {
     pub default_ruby: Option<String>,
     /// `PassengerDisableLogPrefix`.
     pub disable_log_prefix: bool,
+    /// `PassengerPreStart`: URLs, in file order.
+    pub pre_start: Vec<String>,
 }
 
 impl Default for Global {
@@ -48,6 +50,7 @@ impl Default for Global {
             websocket_drain_time: 10,
             default_ruby: None,
             disable_log_prefix: false,
+            pre_start: vec![],
         }
     }
 }
@@ -82,6 +85,7 @@ impl Global {
             "PassengerAnalyticsCollectionRate" => self.measure_rate = value::count(it, 1)?,
             "PassengerWebSocketDrainTime" => self.websocket_drain_time = value::count(it, 0)?,
             "PassengerDefaultRuby" => self.default_ruby = value::optional_text(it)?,
+            "PassengerPreStart" => self.pre_start.extend(it.args.iter().cloned()),
             "PassengerDisableLogPrefix" => self.disable_log_prefix = value::flag(it)?,
             _ => {}
         }

@@ -5,9 +5,11 @@
 //! * `value.rs` – values of single directives;
 //! * `global.rs`, `options.rs` – directives of global context, and of one application;
 //! * `trust.rs` – which application a worker's words may mean;
+//! * `foresight.rs` – which applications are to run from the start;
 //! * `definition.rs` – what a group is remembered by, across configurations and agents.
 
 mod definition;
+mod foresight;
 mod global;
 mod options;
 mod trust;
@@ -195,6 +197,33 @@ pub(crate) mod tests {
     fn host_of(section: &str) -> u32 {
         let number = section.strip_prefix("host ");
         number.map_or(0, |number| number.parse().unwrap())
+    }
+
+    /// Number of a server, a section in it, directives of that.
+    pub(crate) type Written<'a> = (u32, &'a str, &'a [(&'a str, &'a str)]);
+
+    /// The same with these records: number of the server, section, directives.
+    pub(crate) fn records_in(
+        mut configuration: Configuration,
+        records: &[Written<'_>],
+    ) -> Configuration {
+        configuration.records.clear();
+        for ((server, section, directives), id) in records.iter().zip(1..) {
+            let directives = directives.iter().map(|(name, arg)| Directive {
+                name: (*name).into(),
+                args: vec![(*arg).into()],
+                file: "f".into(),
+                line: 1,
+            });
+            let record = Record {
+                id,
+                section: (*section).into(),
+                server: *server,
+                directives: directives.collect(),
+            };
+            configuration.records.insert(id, record);
+        }
+        configuration
     }
 
     /// A configuration of one server per document root, with records of (directive, value) lists.

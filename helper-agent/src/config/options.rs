@@ -63,6 +63,7 @@ pub struct AppOptions {
     is_threaded: Option<bool>,
     is_smart: Option<bool>,
     max_preloader_idle: Option<u32>,
+    loads_shell_variables: Option<bool>,
 }
 
 impl AppOptions {
@@ -138,6 +139,7 @@ impl AppOptions {
             "PassengerForceMaxConcurrentRequestsPerProcess" => {
                 self.force_concurrency = Some(value::number(it, -1)?);
             }
+            "PassengerLoadShellEnvvars" => self.loads_shell_variables = Some(value::flag(it)?),
             "PassengerThreadCount" => self.threads = Some(value::count(it, 0)?),
             "PassengerConcurrencyModel" => {
                 self.is_threaded = Some(value::text(it)?.eq_ignore_ascii_case("thread"));
@@ -157,6 +159,18 @@ impl AppOptions {
     #[must_use]
     pub fn min_instances(&self) -> u32 {
         self.min_instances.unwrap_or(1)
+    }
+
+    /// Whether the app is to run before anybody asks for it: where somebody wrote a minimum.
+    #[must_use]
+    pub fn starts_in_advance(&self) -> bool {
+        self.min_instances.is_some_and(|n| n > 0)
+    }
+
+    /// Whether the login shell of the app's user sets up its environment; it does by default.
+    #[must_use]
+    pub fn loads_shell_variables(&self) -> bool {
+        self.loads_shell_variables.unwrap_or(true)
     }
 
     /// Budget of a whole start; 90 s by default.

@@ -97,7 +97,7 @@ pub struct LoadSeen {
     pub orphans: u32,
     /// Upgraded connections that are open.
     pub streams: u32,
-    /// Counts every take ever; only compared for change.
+    /// Counts the takes of this process: more of them than seats in use means that it has finished one.
     pub takes: u64,
 }
 
@@ -182,6 +182,12 @@ pub enum Event {
         /// The process.
         process: ProcessId,
     },
+    /// A process was killed from outside while it started, which says nothing about the app; nothing of it is
+    /// left.
+    SpawnKilled {
+        /// The process.
+        process: ProcessId,
+    },
     /// A process ended and was reaped.
     Exited {
         /// The process.
@@ -214,7 +220,7 @@ pub enum Event {
 /// What the rim is to do. Each is carried out at once; what becomes of it comes back as an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Command {
-    /// Start a process; ends in `SpawnReady`, `SpawnFailed` or `Exited`.
+    /// Start a process; ends in `SpawnReady`, `SpawnFailed`, `SpawnKilled` or `Exited`.
     Spawn {
         /// The group it will serve.
         group: GroupId,

@@ -12,7 +12,10 @@ pub(super) const RETRY_FOR_REQUEST_MAX_MS: u64 = 1_000;
 pub(super) const BACK_OFF_MS: u64 = 1_000;
 /// Longest such pause.
 pub(super) const BACK_OFF_MAX_MS: u64 = 60_000;
-/// A live process that ends sooner than this counts as a failed spawn for the back-off.
+/// So many starts in a row that were killed from outside are made again at once.
+const MAX_KILLS: u32 = 10;
+/// A live process that ends sooner than this without having finished a request counts as a failed spawn for
+/// the back-off.
 pub(super) const EARLY_DEATH_MS: u64 = 5_000;
 
 /// One application.
@@ -25,6 +28,8 @@ pub(super) struct Group {
     /// Failures in a row: spawns that failed and processes that died young.
     failures: u32,
     failed_at: Option<Millis>,
+    /// Starts in a row that were killed from outside.
+    pub(super) kills: u32,
     /// How long its last successful spawn took.
     pub(super) spawn_ms: u64,
     /// Since when no configuration names it.
@@ -49,6 +54,7 @@ impl Group {
             is_demanded: false,
             failures: 0,
             failed_at: None,
+            kills: 0,
             spawn_ms: 0,
             unconfirmed_since: (!limits.confirmed).then_some(now),
             is_gone: false,
@@ -80,6 +86,12 @@ impl Group {
 
     pub(super) fn has_demand(&self) -> bool {
         self.is_demanded || self.queue.waiting > 0
+    }
+
+    /// Counts a start that was killed; whether it is as if it had not been tried.
+    pub(super) fn has_patience_with_kills(&mut self) -> bool {
+        self.kills += 1;
+        self.kills <= MAX_KILLS
     }
 
     pub(super) fn failed(&mut self, now: Millis) {

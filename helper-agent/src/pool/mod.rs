@@ -136,6 +136,7 @@ impl Pool {
                 self.ready(now, process, (concurrency, has_loaded), &mut commands);
             }
             Event::SpawnFailed { process } => self.failed(now, process, &mut commands),
+            Event::SpawnKilled { process } => self.killed(now, process, &mut commands),
             Event::Exited { process } => self.exited(now, process, &mut commands),
             Event::LeaveAsked { process } => self.end(now, process, &mut commands),
             Event::WorkWanted { process } => self.work_wanted(now, process),
@@ -226,6 +227,7 @@ impl Pool {
             if has_loaded {
                 group.spawn_ms = spawn_ms;
             }
+            group.kills = 0;
             group.is_demanded = false;
         }
         self.end_one_replaced(now, group_id, out);
@@ -249,6 +251,17 @@ impl Pool {
         self.new_code_failed(now, process.group, out);
     }
 
+    /// Nobody is told: another start is made at once, unless they are killed again and again (no memory?).
+    fn killed(&mut self, now: Millis, id: ProcessId, out: &mut Vec<Command>) {
+        let group = self.processes.get(&id).map(|process| process.group);
+        let group = group.and_then(|group| self.groups.get_mut(&group));
+        if group.is_some_and(Group::has_patience_with_kills) {
+            self.processes.remove(&id);
+        } else {
+            self.failed(now, id, out);
+        }
+    }
+
     fn exited(&mut self, now: Millis, id: ProcessId, out: &mut Vec<Command>) {
         let Some(process) = self.processes.get(&id) else {
             return;
@@ -258,7 +271,7 @@ impl Pool {
             return;
         }
         let died_by_itself = process.is_up();
-        let died_young = now.since(process.since) < group::EARLY_DEATH_MS;
+        let died_young = !process.has_served && now.since(process.since) < group::EARLY_DEATH_MS;
         let group_id = process.group;
         self.processes.remove(&id);
         if let (true, Some(group)) = (died_by_itself, self.groups.get_mut(&group_id)) {

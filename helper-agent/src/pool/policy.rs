@@ -19,6 +19,8 @@ const STUCK_MS: u64 = 1_000;
 const DRAIN_PROMISE_MS: u64 = 5_000;
 /// Shortest residence of a group's only process before it must make room for a starved group.
 const RESIDENCE_MS: u64 = 1_000;
+/// Unused for so long, a process beyond its group's minimum gives way to a group whose requests wait.
+const SPARE_MS: u64 = 10_000;
 /// An unconfirmed group is kept at least so long: its users may only be slow to come back.
 const UNCONFIRMED_MS: u64 = 300_000;
 /// A process of a group that is certainly gone is kept so long after its last request: workers of the
@@ -191,8 +193,8 @@ impl Pool {
         (count.old > 0 && may_fill).then_some(Wish::Replace)
     }
 
-    /// A process that started after the last failure and did not die young proves that its app
-    /// works again.
+    /// A process that started after the last failure and did not die young, or has finished a request, proves
+    /// that its app works again.
     fn prove(&mut self, now: Millis) {
         for process in self.processes.values().filter(|p| p.is_live()) {
             let Some(group) = self.groups.get_mut(&process.group) else {
@@ -201,7 +203,8 @@ impl Pool {
             let is_newer = group
                 .failed_at()
                 .is_some_and(|failed| process.since >= failed);
-            if is_newer && now.since(process.since) >= group::EARLY_DEATH_MS {
+            let is_old = now.since(process.since) >= group::EARLY_DEATH_MS;
+            if is_newer && (is_old || process.has_served) {
                 group.recovered();
             }
         }
@@ -268,12 +271,34 @@ impl Pool {
             self.end(now, victim, out);
         }
         if starved == 0 && ending == 0 {
-            // A replacement needs room too, and takes it from its own group.
-            let replaced = wishes.iter().find(|(_, wish)| *wish == Wish::Replace);
-            if let Some((id, _)) = replaced {
+            // A replacement needs room too, and takes it from its own group, whatever else that wants: under
+            // load it always wants to grow.
+            let replaces = |id: &GroupId| counts.get(id).is_some_and(|c| c.old > 0);
+            let short = wishes.iter().find(|(_, wish)| *wish == Wish::Short);
+            if let Some((id, _)) = wishes.iter().find(|(id, _)| replaces(id)) {
                 self.end_one_replaced(now, *id, out);
+            } else if let Some(spare) = short.and_then(|(id, _)| self.spare(now, *id)) {
+                self.end(now, spare, out);
             }
         }
+    }
+
+    /// A process that nobody has used for a while and its group does not need, for another group whose requests
+    /// wait.
+    fn spare(&self, now: Millis, wanted_by: GroupId) -> Option<ProcessId> {
+        let counts = self.counts(now);
+        let is_over = |id: GroupId| {
+            let live = counts.get(&id).map_or(0, |c| c.live);
+            self.groups
+                .get(&id)
+                .is_some_and(|g| live > g.min_instances() && !g.has_demand())
+        };
+        self.processes
+            .iter()
+            .filter(|(_, p)| p.is_live() && p.is_idle() && p.group != wanted_by)
+            .filter(|(_, p)| now.since(p.last_used) >= SPARE_MS && is_over(p.group))
+            .min_by_key(|(id, p)| (p.last_used, **id))
+            .map(|(id, _)| *id)
     }
 
     /// Who makes room: an idle process (longest unused first); else one of the group with most

@@ -66,6 +66,8 @@ pub(super) struct Process {
     pub(super) wants_work: Option<Millis>,
     /// Not before this: its requests took too long the last time.
     pub(super) work_not_before: Millis,
+    /// Whether it has finished a request.
+    pub(super) has_served: bool,
 }
 
 impl Process {
@@ -82,6 +84,7 @@ impl Process {
             is_retiring: false,
             wants_work: None,
             work_not_before: now,
+            has_served: false,
         }
     }
 
@@ -139,6 +142,7 @@ impl Process {
         if is_used || seen.takes != self.load.takes {
             self.last_used = now;
         }
+        self.has_served |= seen.takes > u64::from(seen.in_use.saturating_add(seen.orphans));
         let is_same = seen.takes == self.load.takes;
         self.load = seen;
         self.stuck_since = match self.stuck_since {

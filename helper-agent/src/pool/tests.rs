@@ -786,3 +786,83 @@ fn a_process_with_an_endless_request_serves_on() {
         vec![Command::Rest { process: first }]
     );
 }
+
+#[test]
+fn a_restart_in_a_full_pool_goes_on_while_requests_wait() {
+    let mut pool = pool(1);
+    let first = one(&add(&mut pool, 0, GROUP, 1));
+    ready(&mut pool, 10, first);
+    pool.handle(Millis(1_000), Event::Restart { group: GROUP });
+    busy(&mut pool, 1_010, first, 1, 0);
+    // Found by schedule 2956 of the simulation: wanting to grow must not hide that old code runs.
+    let commands = waits(&mut pool, 1_020, GROUP, 5, 500);
+    let drains = [Command::Drain { process: first }];
+    let is_known = commands.contains(&drains[0]);
+    assert!(
+        is_known || pool.processes[&first].is_ending(),
+        "{commands:?}"
+    );
+}
+
+#[test]
+fn a_process_that_nobody_needs_gives_way_to_a_group_whose_requests_wait() {
+    let mut pool = pool(3);
+    let rich = one(&add(&mut pool, 0, GROUP, 1));
+    ready(&mut pool, 10, rich);
+    busy(&mut pool, 20, rich, 1, 0);
+    let spare = one(&waits(&mut pool, 100, GROUP, 1, 50));
+    ready(&mut pool, 110, spare);
+    waits(&mut pool, 120, GROUP, 0, 0);
+    for process in [rich, spare] {
+        busy(&mut pool, 130, process, 0, 0);
+    }
+    let poor = one(&add(&mut pool, 200, OTHER, 1));
+    ready(&mut pool, 210, poor);
+    busy(&mut pool, 300, poor, 1, 0);
+    assert_eq!(
+        waits(&mut pool, 1_000, OTHER, 3, 500),
+        [],
+        "it was used a moment ago"
+    );
+    let commands = waits(&mut pool, 11_000, OTHER, 3, 10_500);
+    let ended: Vec<_> = commands
+        .iter()
+        .filter(|c| matches!(c, Command::Drain { .. }))
+        .collect();
+    assert_eq!(ended.len(), 1, "{commands:?}");
+    let commands = waits(&mut pool, 21_000, OTHER, 3, 20_500);
+    let more = |c: &&Command| matches!(c, Command::Drain { .. });
+    assert_eq!(commands.iter().filter(more).count(), 0, "the minimum stays");
+}
+
+#[test]
+fn a_start_that_was_killed_is_made_again_and_nobody_is_told_until_it_happens_again_and_again() {
+    let mut pool = pool(4);
+    let mut starting = one(&add(&mut pool, 0, GROUP, 1));
+    for time in 1..=10 {
+        let commands = pool.handle(Millis(time), Event::SpawnKilled { process: starting });
+        starting = one(&commands);
+        assert_eq!(commands.len(), 1, "{commands:?}");
+    }
+    let commands = pool.handle(Millis(11), Event::SpawnKilled { process: starting });
+    assert_eq!(commands, [Command::NoteFailure { group: GROUP }]);
+}
+
+#[test]
+fn a_process_that_served_is_replaced_at_once_however_young_it_dies() {
+    let mut pool = pool(4);
+    let first = one(&add(&mut pool, 0, GROUP, 1));
+    ready(&mut pool, 10, first);
+    let loads = vec![(
+        first,
+        LoadSeen {
+            in_use: 1,
+            orphans: 0,
+            streams: 0,
+            takes: 2,
+        },
+    )];
+    let queues = vec![];
+    pool.handle(Millis(20), Event::Looked(Observation { queues, loads }));
+    one(&pool.handle(Millis(30), Event::Exited { process: first }));
+}

@@ -38,6 +38,17 @@ pub struct Source<'a> {
     pub port: Option<u16>,
 }
 
+/// Names of the variables that the user's login shell cannot change: all but those of the agent that nobody
+/// configured.
+#[must_use]
+pub fn kept(environment: &[(String, String)], source: &Source<'_>) -> Vec<String> {
+    let is_kept = |name: &&String| {
+        !INHERITED.contains(&name.as_str()) || source.configured.contains_key(*name)
+    };
+    let names = environment.iter().map(|(name, _)| name);
+    names.filter(is_kept).cloned().collect()
+}
+
 /// The whole environment, in alphabetical order.
 #[must_use]
 pub fn build(app: &Application, source: &Source<'_>) -> Vec<(String, String)> {

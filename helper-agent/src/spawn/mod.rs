@@ -14,6 +14,7 @@
 //!   `ownership.rs`: whose the startup file is), `environment.rs` with which variables;
 //! * `command.rs` – apps without a loader, `port.rs` – where they listen;
 //! * `launch.rs` – the agent's side of the fork;
+//! * `login_shell.rs` – the interpreter by way of the user's login shell;
 //! * `shim.rs` – the child's side, between fork and the loader;
 //! * `dialogue.rs` – the lines of the control socket;
 //! * `fork.rs` – the same for a process that a preloader forks;
@@ -27,6 +28,7 @@ pub mod environment;
 pub mod fork;
 pub mod identity;
 pub mod launch;
+pub mod login_shell;
 pub mod order;
 pub mod ownership;
 pub mod port;

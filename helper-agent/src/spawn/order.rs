@@ -42,6 +42,10 @@ pub struct SpawnOrder {
     /// Whether it becomes a preloader: without a listening socket, and killed by the kernel when the agent dies.
     #[serde(default)]
     pub preloads: bool,
+    /// The login shell that sets up more of it first.
+    pub login_shell: Option<PathBuf>,
+    /// Names of variables that the shell cannot change.
+    pub kept: Vec<String>,
 }
 
 impl SpawnOrder {

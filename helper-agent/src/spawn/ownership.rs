@@ -4,7 +4,7 @@
 //! directory and link on the way is noted. Whoever owns one of them can lead the way elsewhere a moment
 //! later: to a file of another user while we look, back to his own before the app is loaded. So only root,
 //! the file's owner, and the owner of the directory the file is in (who decides anyway what runs there)
-//! may own a part of the way.
+//! may own a part of the way. For the same reason nobody runs as the owner of a file that everybody can write.
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
@@ -49,6 +49,16 @@ pub fn of_startup_file(app_root: &Path, startup_file: &Path) -> Result<FileOwner
     let file =
         fstatat(Some(directory.as_raw_fd()), name, flags).map_err(|e| unreadable(e.into()))?;
     way.check([0, file.st_uid, around.st_uid], startup_file)?;
+    // What a link leads to, if it is one: the code that will run.
+    let code = fstatat(Some(directory.as_raw_fd()), name, AtFlags::empty())
+        .map_err(|e| unreadable(e.into()))?;
+    if code.st_mode & 0o002 != 0 {
+        return Err(format!(
+            "everybody can write the startup file {}: its owner would run what others put into it; take that right \
+             away (chmod o-w), or set PassengerUser",
+            startup_file.display()
+        ));
+    }
     Ok(FileOwner {
         uid: file.st_uid,
         gid: file.st_gid,
@@ -248,6 +258,45 @@ mod tests {
         assert!(text.contains("everybody can write"), "{text}");
         open(0o1777);
         assert_eq!(homes.owner("alice/app"), Ok(ALICE));
+    }
+
+    #[test]
+    fn a_startup_file_that_everybody_can_write_says_nothing_about_who_wrote_it() {
+        let Some(homes) = Homes::new("written") else {
+            return;
+        };
+        let open = |path, mode| {
+            let mode = fs::Permissions::from_mode(mode);
+            fs::set_permissions(homes.at(path), mode).unwrap();
+        };
+        open("alice/app/config.ru", 0o664);
+        assert_eq!(
+            homes.owner("alice/app"),
+            Ok(ALICE),
+            "a group is root's choice"
+        );
+        open("alice/app/config.ru", 0o666);
+        let text = homes.owner("alice/app").unwrap_err();
+        assert!(
+            text.contains("everybody can write the startup file"),
+            "{text}"
+        );
+        // By way of a link, too.
+        open("bob/app/config.ru", 0o666);
+        fs::remove_file(homes.at("alice/app/config.ru")).unwrap();
+        symlink(
+            homes.at("bob/app/config.ru"),
+            homes.at("alice/app/config.ru"),
+        )
+        .unwrap();
+        homes.give("alice/app/config.ru", ALICE);
+        let text = homes.owner("alice/app").unwrap_err();
+        assert!(
+            text.contains("everybody can write the startup file"),
+            "{text}"
+        );
+        open("bob/app/config.ru", 0o644);
+        assert_eq!(homes.owner("alice/app"), Ok(ALICE), "whose the link is");
     }
 
     #[test]

@@ -14,6 +14,7 @@ use passenger_shm::messages::Registration;
 use super::accounts::{Accounts, System};
 use super::environment::{self, Source};
 use super::identity::{self, FileOwner, Identity, Rules};
+use super::login_shell;
 use super::order::SpawnOrder;
 use super::port::Reservation;
 use super::{command, ownership};
@@ -96,6 +97,7 @@ pub fn prepare(
                 .collect(),
         ),
     };
+    let asks_shell = app.options.loads_shell_variables() && login_shell::is_usable(&me.shell);
     let order = SpawnOrder {
         identity,
         program,
@@ -104,6 +106,8 @@ pub fn prepare(
         app_root: app.app_root.clone(),
         startup_file: app.kind.loader.map(|_| app.startup_file.clone()),
         has_loader: app.kind.loader.is_some(),
+        login_shell: asks_shell.then(|| me.shell.clone()),
+        kept: environment::kept(&environment, &source),
         environment,
         preloads: false,
     };

@@ -21,6 +21,7 @@ use nix::unistd::{access, getgid, getuid, setgroups, setresgid, setresuid, Acces
 
 use super::dialogue;
 use super::identity::Identity;
+use super::login_shell;
 use super::order::{SpawnOrder, CONTROL_FD, LISTENER_FD};
 use crate::sys::descriptor;
 
@@ -171,6 +172,13 @@ fn tell_who(control: &mut UnixStream, order: &SpawnOrder) {
         ("user", user.unwrap_or_else(|| getuid().to_string())),
         ("group", group.unwrap_or_else(|| getgid().to_string())),
         ("home", home.unwrap_or_default()),
+        (
+            "login shell",
+            order.login_shell.as_ref().map_or_else(
+                || "not asked".to_owned(),
+                |shell| shell.display().to_string(),
+            ),
+        ),
         ("variables", names.join(" ")),
     ] {
         say(control, &dialogue::info(key, &value));
@@ -239,6 +247,23 @@ fn execute(order: &SpawnOrder, handed_over: &[BorrowedFd<'_>]) -> String {
         if let Err(e) = descriptor::set_cloexec(*fd, false) {
             return format!("cannot hand over descriptor {fd:?}: {e}");
         }
+    }
+    if let Some(shell) = &order.login_shell {
+        let wrapped = login_shell::wrap(order, shell);
+        let variables = wrapped
+            .environment
+            .iter()
+            .map(|(name, value)| (name, value));
+        let error = Command::new(&wrapped.program)
+            .args(&wrapped.arguments)
+            .env_clear()
+            .envs(variables)
+            .exec();
+        return format!(
+            "the login shell {} of {} cannot be executed: {error}; see PassengerLoadShellEnvvars",
+            shell.display(),
+            who(order)
+        );
     }
     let variables = order.environment.iter().map(|(name, value)| (name, value));
     let error = Command::new(&order.program)

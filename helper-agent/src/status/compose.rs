@@ -245,6 +245,7 @@ mod tests {
             spawn_failures: 0,
             waiting: Some(queue),
             oldest_ms: Some(7),
+            waited: None,
         }
     }
 

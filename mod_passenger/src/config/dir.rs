@@ -56,6 +56,8 @@ settings! {
     max_request_queue_size: u32,
     max_request_time: u32,
     max_request_queue_time: u32,
+    queue_overflow_status: u32,
+    app_group_name: &'p str,
 }
 
 impl<'p> DirConfig<'p> {
@@ -224,9 +226,20 @@ impl<'p> DirConfig<'p> {
         self.max_request_queue_size.unwrap_or(100)
     }
 
-    /// `PassengerMaxRequestTime` in seconds; `None` means unlimited.
+    /// `PassengerMaxRequestTime` in seconds, 0 means unlimited; `None` if nobody wrote it.
     pub(crate) fn max_request_time(&self) -> Option<u32> {
-        self.max_request_time.filter(|seconds| *seconds > 0)
+        self.max_request_time
+    }
+
+    /// `PassengerRequestQueueOverflowStatusCode`.
+    pub(crate) fn queue_overflow_status(&self) -> u16 {
+        let status = self.queue_overflow_status.unwrap_or(503);
+        u16::try_from(status).unwrap_or(503)
+    }
+
+    /// `PassengerAppGroupName`; by default made from app root and environment.
+    pub(crate) fn app_group_name(&self) -> Option<&'p str> {
+        self.app_group_name
     }
 
     /// `PassengerMaxRequestQueueTime` in seconds; `None` means unlimited.
@@ -363,9 +376,11 @@ mod tests {
     #[test]
     fn zero_seconds_mean_no_limit() {
         let zero = DirConfig {
+            max_request_queue_time: Some(0),
             max_request_time: Some(0),
             ..config(&[])
         };
-        assert_eq!(zero.max_request_time(), None);
+        assert_eq!(zero.max_request_queue_time(), None);
+        assert_eq!(zero.max_request_time(), Some(0), "wins over the app's");
     }
 }

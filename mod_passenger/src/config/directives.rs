@@ -324,7 +324,7 @@ pub(crate) static DIRECTIVES: &[Directive] = &[
     global(c"PassengerStatThrottleRate", at_least(0), "10",
         c"seconds between looks at an app's files and restart.txt").built(),
     global(c"PassengerPreStart", Texts, "none",
-        c"URL that is requested after start, so that its app is spawned"),
+        c"URL that is requested after start, so that its app is spawned").built(),
     global(c"PassengerTurbocaching", Flag, "on",
         c"whether cacheable responses are served from shared memory"),
     global(c"PassengerShowVersionInHeader", Flag, "on",
@@ -373,7 +373,8 @@ pub(crate) static DIRECTIVES: &[Directive] = &[
         c"directory beside the app's own that X-Sendfile may name files in")
         .sets(|c, p, v| c.add_sendfile_path(p, v.text())).built(),
     app(c"PassengerAppGroupName", Text, "<app root> (<environment>)",
-        c"name of the app; virtual hosts with the same name share processes").built(),
+        c"name of the app; virtual hosts with the same name share processes")
+        .sets(|c, _, v| c.app_group_name = Some(v.text())).built(),
     app(c"PassengerRestartDir", Text, "tmp",
         c"directory of restart.txt, relative to the app root")
         .sets(|c, _, v| c.restart_dir = Some(v.text())).built(),
@@ -394,7 +395,7 @@ pub(crate) static DIRECTIVES: &[Directive] = &[
         c"seconds after which an idle preloader is stopped; 0 means never")
         .alias(&[c"RailsAppSpawnerIdleTime"]).built(),
     app(c"PassengerLoadShellEnvvars", Flag, "on",
-        c"whether the user's login shell sets up the environment"),
+        c"whether the user's login shell sets up the environment").built(),
     app(c"PassengerPreloadBundler", Flag, "off",
         c"whether Ruby is started with -r bundler/setup"),
     app(c"PassengerSpawnMethod", SPAWN_METHODS, "smart for Ruby, direct otherwise",
@@ -467,6 +468,9 @@ pub(crate) static DIRECTIVES: &[Directive] = &[
         c"process (one request per process) or thread").enterprise().built(),
     app(c"PassengerThreadCount", at_least(1), "1",
         c"threads per process where the concurrency model is thread").enterprise().built(),
+    location(c"PassengerRequestQueueOverflowStatusCode", Kind::Int { min: 400, max: 599 }, "503",
+        c"status of a request that finds the queue full, or has waited too long")
+        .sets(|c, _, v| c.queue_overflow_status = Some(v.number())).built(),
     location(c"PassengerMaxRequestTime", at_least(0), "0",
         c"seconds a request may take; 0 means no limit")
         .sets(|c, _, v| c.max_request_time = Some(v.number())).enterprise().built(),

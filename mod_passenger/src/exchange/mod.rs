@@ -14,6 +14,7 @@ mod send;
 mod send_file;
 mod switch;
 
+use crate::config;
 use crate::environment;
 use crate::error::RequestError;
 use crate::ffi::request::Request;
@@ -32,6 +33,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant, SystemTime};
 
 /// What all attempts of one request share.
 pub(crate) struct Outbound<'a> {
@@ -43,6 +45,8 @@ pub(crate) struct Outbound<'a> {
     pub(crate) buffer_directory: &'a Path,
     /// `SERVER_SOFTWARE`.
     pub(crate) software: &'a str,
+    /// When it began to look for a process, in microseconds since 1970.
+    queued_us: u64,
     /// The client asks for a WebSocket.
     pub(crate) upgrades: bool,
     /// `Set-Cookie` for the response, where sessions are sticky.
@@ -64,6 +68,7 @@ impl<'a> Outbound<'a> {
             mapping,
             buffer_directory,
             software,
+            queued_us: now_us(),
             upgrades: false,
             cookie: None,
             binary: None,
@@ -75,6 +80,7 @@ impl<'a> Outbound<'a> {
     fn head(&mut self, r: &Request<'_>, protocol: Protocol, number: u64) -> &[u8] {
         let (body, upgrades) = (self.body, self.upgrades);
         let facts = |body_bytes| environment::Facts {
+            queued_us: self.queued_us,
             script_name: &self.mapping.script_name,
             software: self.software,
             keeps_encoded_slashes: self.mapping.keeps_encoded_slashes,
@@ -113,6 +119,14 @@ impl<'a> Outbound<'a> {
     }
 }
 
+/// Microseconds since 1970.
+fn now_us() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(0, |since| {
+        u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+    })
+}
+
 /// What a complete response came to.
 pub(crate) enum Answer {
     /// It went to the client.
@@ -148,6 +162,10 @@ struct Attempt<'a, 's> {
     has_spoken: bool,
     /// The app took the connection (full hijack) and writes HTTP/1.1 itself, until it closes.
     is_hijacked: bool,
+    /// When the request's time is up (`PassengerMaxRequestTime`), and whether the agent must be told: it cannot
+    /// see the requests of a process that takes them without limit.
+    time_is_up_at: Option<Instant>,
+    tells_agent: bool,
 }
 
 /// Has the seat's process answer the request.
@@ -174,6 +192,7 @@ pub(crate) fn attempt(
     let (number, protocol) = (seat.number(), seat.protocol());
     let client = r.client_socket();
     outbound.mapping.holds_seat.store(true, Ordering::Relaxed);
+    let (time_is_up_at, tells_agent) = limit_time(r, &seat);
     let attempt = Attempt {
         worker,
         process,
@@ -184,8 +203,22 @@ pub(crate) fn attempt(
         request: *r,
         has_spoken: false,
         is_hijacked: false,
+        time_is_up_at,
+        tells_agent,
     };
     attempt.run(r, outbound, number, protocol)
+}
+
+/// Says how long the request may take (`PassengerMaxRequestTime`), where somebody wrote it. A process that takes
+/// requests without limit has no place for that: its worker must tell the agent, from that moment on.
+fn limit_time(r: &Request<'_>, seat: &Seat<'_>) -> (Option<Instant>, bool) {
+    let limit = config::of_request(r.as_ptr()).and_then(config::DirConfig::max_request_time);
+    let Some(seconds) = limit else {
+        return (None, false);
+    };
+    let is_said = seat.say_limit(u16::try_from(seconds).unwrap_or(u16::MAX));
+    let end = (seconds > 0).then(|| Instant::now() + Duration::from_secs(seconds.into()));
+    (end, !is_said)
 }
 
 impl Attempt<'_, '_> {
@@ -246,7 +279,7 @@ impl Attempt<'_, '_> {
                 }
                 Ok(0) => {
                     self.settle();
-                    return Err(self.failed(io::ErrorKind::UnexpectedEof.into(), body));
+                    return Err(self.unanswered(io::ErrorKind::UnexpectedEof.into(), body));
                 }
                 Ok(_) => {}
                 Err(Interruption::ClientGone) => return Err(self.abandon()),
@@ -255,7 +288,7 @@ impl Attempt<'_, '_> {
                     return Err(if seen {
                         self.fatal(error)
                     } else {
-                        self.failed(error, body)
+                        self.unanswered(error, body)
                     });
                 }
             }
@@ -293,6 +326,7 @@ impl Attempt<'_, '_> {
             match self.connection.read() {
                 Ok(n) => return Ok(n),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    self.look_at_clock();
                     // An HTTP/2 stream has no socket; httpd marks its connection when the client gives it up.
                     if self
                         .client
@@ -307,6 +341,28 @@ impl Attempt<'_, '_> {
                 }
                 Err(e) => return Err(Interruption::Io(e)),
             }
+        }
+    }
+
+    /// Tells the agent once if the request takes too long; it then ends the process.
+    fn look_at_clock(&mut self) {
+        if self.tells_agent && self.is_time_up() {
+            self.tells_agent = false;
+            self.worker.client.hint(Hint::Overdue(self.process));
+        }
+    }
+
+    fn is_time_up(&self) -> bool {
+        self.time_is_up_at.is_some_and(|at| Instant::now() >= at)
+    }
+
+    /// Closed or broken before any byte of a response. Whose time was up has had its chance: again would cost
+    /// another process.
+    fn unanswered(&self, error: io::Error, body: &RequestBody) -> AttemptError {
+        if self.is_time_up() {
+            self.fatal(error)
+        } else {
+            self.failed(error, body)
         }
     }
 

@@ -187,6 +187,7 @@ impl Attempt<'_, '_> {
         output: &mut Output<'_>,
     ) -> Result<Event, AttemptError> {
         loop {
+            self.look_at_clock();
             if let Err(e) = output.pump(r) {
                 return Err(self.output_failed(r, e));
             }

@@ -244,6 +244,11 @@ impl<'r> Request<'r> {
         unsafe { (*address).port }
     }
 
+    /// When httpd had read its first line, in microseconds since 1970.
+    pub(crate) fn time_us(&self) -> i64 {
+        self.rec().request_time
+    }
+
     /// Authenticated user.
     pub(crate) fn user(&self) -> Option<&'r [u8]> {
         let user = self.rec().user;
@@ -349,6 +354,11 @@ impl<'r> Request<'r> {
     pub(crate) fn set_aborted(&mut self) {
         // SAFETY: `connection` is this request's and used by this thread only.
         unsafe { (*self.rec().connection).aborted = 1 };
+    }
+
+    /// Whether a part of the response was given to httpd's filters.
+    pub(crate) fn has_begun_response(&self) -> bool {
+        self.rec().sent_bodyct != 0
     }
 
     /// Whether httpd's filters still hold bytes for the client.

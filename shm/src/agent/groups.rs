@@ -5,6 +5,7 @@ use crate::error::Error;
 use crate::ids::GroupRef;
 use crate::layout::GroupSlot;
 use crate::params::{GroupParams, MAX_DEFINITION_BYTES};
+use crate::protocol::wait;
 use crate::routes::is_published;
 use crate::sync::{fence, Ordering};
 
@@ -37,11 +38,12 @@ impl AgentView {
                 continue;
             }
             mine.next_group = index + 1;
+            let index = u32::try_from(index).unwrap_or(u32::MAX);
+            if let Some(waits) = self.tables.traffic.waits(index) {
+                wait::clear(waits);
+            }
             let generation = build(slot, generation, params, definition);
-            return Ok(GroupRef::new(
-                u32::try_from(index).unwrap_or(u32::MAX),
-                generation,
-            ));
+            return Ok(GroupRef::new(index, generation));
         }
         Err(Error::Full {
             table: "groups",

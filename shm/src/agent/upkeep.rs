@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use crate::clock;
 use crate::ids::{GroupRef, ProcessRef};
-use crate::params::{Hint, Load, Queue};
-use crate::protocol::counter;
+use crate::params::{Hint, InExchange, Load, Queue, Waited};
 use crate::protocol::queue::{CellState, Granted};
 use crate::protocol::seat::{self, SeatState, SeatWord};
+use crate::protocol::{counter, limit, wait};
 use crate::sync::dekker;
 
 use super::AgentView;
@@ -78,19 +78,24 @@ impl AgentView {
             .collect()
     }
 
-    /// Numbers of the requests that a process has been given and may be executing, orphans included. Those of
+    /// The requests that a process has been given and may be executing, orphans included. Those of
     /// an unlimited process have no seats and are not listed.
     #[must_use]
-    pub fn requests(&self, name: ProcessRef) -> Vec<u64> {
+    pub fn requests(&self, name: ProcessRef) -> Vec<InExchange> {
         if self.tables.routes.process(name).is_none() {
             return Vec::new();
         }
-        let seats = self.tables.traffic.all_seats(name.slot() as usize).iter();
+        let traffic = &self.tables.traffic;
+        let seats = traffic.all_seats(name.slot() as usize).iter();
         seats
+            .zip(traffic.limits(name.slot() as usize))
             .zip(0u64..)
-            .map(|(seat, index)| (seat::look(seat), index))
-            .filter(|(word, _)| matches!(word.state(), SeatState::Held | SeatState::Orphan))
-            .map(|(word, index)| index << 32 | u64::from(word.take_number()))
+            .map(|((seat, limit), index)| (seat::look(seat), limit, index))
+            .filter(|(word, ..)| matches!(word.state(), SeatState::Held | SeatState::Orphan))
+            .map(|(word, limit, index)| InExchange {
+                number: index << 32 | u64::from(word.take_number()),
+                limit: limit::of(limit, word),
+            })
             .collect()
     }
 
@@ -176,6 +181,17 @@ impl AgentView {
         }
     }
 
+    /// What has waited for a group so far.
+    #[must_use]
+    pub fn waited(&self, group: GroupRef) -> Waited {
+        let is_ours = self.tables.routes.group(group).is_some();
+        let waits = self.tables.traffic.waits(group.index());
+        waits
+            .filter(|_| is_ours)
+            .map(wait::sums)
+            .unwrap_or_default()
+    }
+
     /// Wakes up to `n` waiters of a group, oldest first.
     pub fn wake_waiters(&self, group: GroupRef, n: u32) {
         if self.tables.routes.group(group).is_some() {
@@ -211,7 +227,9 @@ impl AgentView {
                 Hint::CapacityWanted(group) | Hint::RestartTouched(group) => {
                     (group.index() as usize) < self.tables.routes.groups.len()
                 }
-                Hint::ProcessSuspect(process) | Hint::Orphaned(process) => {
+                Hint::ProcessSuspect(process)
+                | Hint::Orphaned(process)
+                | Hint::Overdue(process) => {
                     (process.slot() as usize) < self.tables.routes.processes.len()
                 }
             };

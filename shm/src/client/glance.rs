@@ -17,7 +17,7 @@ impl Client {
         let slot = self.tables().routes.group(group);
         // Relaxed: for the eye.
         let newest = slot.map_or(0, |slot| slot.code_generation.load(Ordering::Relaxed));
-        let members = self.tables().members(group, 0);
+        let members = self.tables().members(group);
         members.map(|member| self.glance(&member, newest)).collect()
     }
 

@@ -10,14 +10,13 @@ mod seat;
 mod stream;
 mod waiter;
 
-use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock;
 use crate::doorbell::Doorbell;
 use crate::ids::{ClientId, GroupRef, ProcessRef};
-use crate::params::Hint;
+use crate::params::{Hint, Queue as QueueSeen};
 use crate::protocol::counter;
 use crate::protocol::desk::aged;
 use crate::protocol::process::still;
@@ -34,13 +33,6 @@ pub use waiter::Waiter;
 /// Rounds of "choose the best, lose it to somebody faster" before whatever is free is taken.
 const CHOICES: u32 = 4;
 
-thread_local! {
-    /// Where this thread's next scan begins: the process it used last, whose memory and connection are
-    /// warm. Threads begin apart (`Worker::spread`), so that they do not all fight for one line. No
-    /// destructor: one would pin the module in httpd's parent.
-    static START: Cell<Option<usize>> = const { Cell::new(None) };
-}
-
 /// What all clients of a worker process share.
 #[derive(Debug)]
 pub(crate) struct Worker {
@@ -48,20 +40,14 @@ pub(crate) struct Worker {
     doorbell: Doorbell,
     /// Numbers for requests to unlimited processes.
     numbers: AtomicU32,
-    /// Where the next new thread begins to look.
-    spread: AtomicU32,
 }
 
 impl Worker {
     pub(crate) fn new(tables: Tables, doorbell: Doorbell) -> Worker {
-        // Worker processes begin apart, too: addresses differ between them more than anything else here
-        // that costs nothing; a PID is enough.
-        let spread = AtomicU32::new(std::process::id());
         Worker {
             tables,
             doorbell,
             numbers: AtomicU32::new(0),
-            spread,
         }
     }
 }
@@ -143,7 +129,7 @@ impl Client {
                 return Ok(seat);
             }
         }
-        let live = self.tables().members(group, 0).map(|_| 1).sum();
+        let live = self.tables().members(group).map(|_| 1).sum();
         Err(Busy { live })
     }
 
@@ -166,7 +152,7 @@ impl Client {
                 Seized::NoGroup => break,
             }
         }
-        let live = self.tables().members(group, 0).map(|_| 1).sum();
+        let live = self.tables().members(group).map(|_| 1).sum();
         Err(Busy { live })
     }
 
@@ -197,19 +183,20 @@ impl Client {
         waited: Duration,
     ) -> Result<Waiter<'_>, QueueFull> {
         Waiter::join(self, group, waited).ok_or_else(|| {
-            let queue = self.tables().traffic.queue(group.index());
-            let oldest = queue.oldest(clock::now()).map_or(0, |oldest| oldest.waited);
-            QueueFull {
-                length: queue.length(),
-                oldest: clock::duration(oldest),
-            }
+            let QueueSeen { length, oldest } = self.queue(group);
+            QueueFull { length, oldest }
         })
     }
 
     /// Requests of all workers that wait for that group.
     #[must_use]
-    pub fn queue_length(&self, group: GroupRef) -> u32 {
-        self.tables().traffic.queue(group.index()).length()
+    pub fn queue(&self, group: GroupRef) -> QueueSeen {
+        let queue = self.tables().traffic.queue(group.index());
+        let oldest = queue.oldest(clock::now()).map_or(0, |oldest| oldest.waited);
+        QueueSeen {
+            length: queue.length(),
+            oldest: clock::duration(oldest),
+        }
     }
 
     /// Tells the agent something. Never blocks; a hint that finds no room becomes a look at everything.
@@ -235,7 +222,8 @@ impl Client {
         self.take_any(group)
     }
 
-    /// The best process with room.
+    /// The best process with room. Among equals the first of the table, for every thread of every worker the
+    /// same: it is the one that was used last, warm, and those at the end fall idle and can go.
     fn choose(&self, group: GroupRef, avoid: Option<ProcessRef>) -> Option<Choice<'_>> {
         let newest = self
             .tables()
@@ -244,7 +232,7 @@ impl Client {
             .code_generation
             .load(Ordering::Relaxed);
         let mut best: Option<(u32, Choice<'_>)> = None;
-        for member in self.tables().members(group, self.start()) {
+        for member in self.tables().members(group) {
             let Some(room) = self.room(&member) else {
                 continue;
             };
@@ -315,7 +303,6 @@ impl Client {
         let same = still(&choice.member.slot.word, choice.member.word);
         let current = self.tables().routes.is_current(group);
         if same && current {
-            START.set(Some(choice.member.index));
             return Seized::Seat(seat);
         }
         seat.release();
@@ -352,7 +339,7 @@ impl Client {
 
     /// Takes the first free seat of all: after this, each seat was seen taken, not only unlucky.
     fn take_any(&self, group: GroupRef) -> Option<Seat<'_>> {
-        for member in self.tables().members(group, self.start()) {
+        for member in self.tables().members(group) {
             if member.word.is_unlimited() {
                 if let Seized::Seat(seat) = self.seize(group, &Choice { member, seat: None }) {
                     return Some(seat);
@@ -374,17 +361,6 @@ impl Client {
             }
         }
         None
-    }
-
-    /// The slot at which this thread begins to look.
-    fn start(&self) -> usize {
-        START.get().unwrap_or_else(|| {
-            // Relaxed: only different numbers are wanted.
-            let start = self.worker.spread.fetch_add(1, Ordering::Relaxed) as usize;
-            let start = start % self.tables().routes.processes.len().max(1);
-            START.set(Some(start));
-            start
-        })
     }
 }
 

@@ -39,7 +39,7 @@ impl Client {
     /// [`OffRoute`] says whether waiting makes sense.
     pub fn take_on_route(&self, group: GroupRef, route: u64) -> Result<Seat<'_>, OffRoute> {
         for _ in 0..CHOICES {
-            let member = self.tables().members(group, 0).find(|member| {
+            let member = self.tables().members(group).find(|member| {
                 let process = ProcessRef::new(index_u32(member.index), member.word.generation());
                 self.route_of(process) == route
             });
@@ -57,7 +57,7 @@ impl Client {
                 Seized::NoGroup => return Err(OffRoute::Gone),
             }
         }
-        let live = self.tables().members(group, 0).map(|_| 1).sum();
+        let live = self.tables().members(group).map(|_| 1).sum();
         Err(OffRoute::Busy { live })
     }
 }

@@ -4,9 +4,9 @@ use std::mem::ManuallyDrop;
 
 use crate::ids::ProcessRef;
 use crate::params::{Hint, Protocol};
-use crate::protocol::counter;
 use crate::protocol::process::ProcessWord;
 use crate::protocol::seat::{self, SeatWord};
+use crate::protocol::{counter, limit};
 
 use super::{index_u32, name, Client, Stream};
 
@@ -81,6 +81,21 @@ impl<'a> Seat<'a> {
                 1 << 63 | u64::from(self.client.id.slot()) << 32 | u64::from(number)
             }
         }
+    }
+
+    /// Says how many seconds the request may take, 0 = as long as it likes; the agent ends its process when it
+    /// takes longer. `false`: this process takes requests without limit and has no place to say it; tell the
+    /// agent by [`Hint::Overdue`] when the time is over.
+    #[must_use]
+    pub fn say_limit(&self, seconds: u16) -> bool {
+        let Kind::Seat(index, word) = self.kind else {
+            return false;
+        };
+        let limits = self.client.tables().traffic.limits(self.process);
+        if let Some(limit) = limits.get(usize::from(index)) {
+            limit::say(limit, word, seconds);
+        }
+        true
     }
 
     /// Gives the seat back: the response's end was read, the app closed the connection, or nothing

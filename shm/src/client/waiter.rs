@@ -8,6 +8,7 @@ use crate::ids::GroupRef;
 use crate::protocol::desk::{aged, Desk};
 use crate::protocol::process::{self, still};
 use crate::protocol::queue::{CellState, Granted, Left, Place, Queue};
+use crate::protocol::wait;
 use crate::sync::{dekker, Ordering};
 
 use super::{name, Client, Seat, Seized, CHOICES};
@@ -191,7 +192,11 @@ impl<'a> Waiter<'a> {
 
 impl Drop for Waiter<'_> {
     fn drop(&mut self) {
-        let queue = self.client.tables().traffic.queue(self.group.index());
+        let traffic = &self.client.tables().traffic;
+        if let Some(waits) = traffic.waits(self.group.index()) {
+            wait::add(waits, self.since());
+        }
+        let queue = traffic.queue(self.group.index());
         self.leave(&queue);
     }
 }

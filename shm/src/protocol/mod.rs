@@ -8,6 +8,8 @@
 //! | `desk.rs` | – the steps in which seats and cells change together | |
 //! | `process.rs` | process: generation · group · state · flags | agent only (in `routes`) |
 //! | `counter.rs` | requests of one worker at one unlimited process, its streams at any | that worker; watchdog |
+//! | `limit.rs` | how long the request of one take may last | who took the seat |
+//! | `wait.rs` | sums of what has waited for a group | workers; agent clears |
 //! | `ring.rs` | ring cell: hint · full · lap | workers fill, agent empties |
 //!
 //! Rules of all of them: a word is read once into a local and judged there; every change is one
@@ -15,7 +17,11 @@
 
 pub mod counter;
 pub mod desk;
+#[cfg(not(loom))]
+pub(crate) mod limit;
 pub mod process;
 pub mod queue;
 pub mod ring;
 pub mod seat;
+#[cfg(not(loom))]
+pub(crate) mod wait;

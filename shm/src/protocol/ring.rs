@@ -186,6 +186,7 @@ fn encode(hint: Hint) -> u64 {
         Hint::ProcessSuspect(p) => (2, p.slot(), p.generation()),
         Hint::RestartTouched(g) => (3, g.index(), g.generation()),
         Hint::Orphaned(p) => (4, p.slot(), p.generation()),
+        Hint::Overdue(p) => (5, p.slot(), p.generation()),
     };
     kind << 48 | u64::from(index & 0xffff) << 32 | u64::from(generation)
 }
@@ -198,6 +199,7 @@ fn decode(word: u64) -> Option<Hint> {
         2 => Some(Hint::ProcessSuspect(ProcessRef::new(index, generation))),
         3 => Some(Hint::RestartTouched(GroupRef::new(index, generation))),
         4 => Some(Hint::Orphaned(ProcessRef::new(index, generation))),
+        5 => Some(Hint::Overdue(ProcessRef::new(index, generation))),
         _ => None,
     }
 }
@@ -288,9 +290,10 @@ mod tests {
             Hint::ProcessSuspect(ProcessRef::new(0xffff, 0)),
             Hint::RestartTouched(GroupRef::new(0, 7)),
             Hint::Orphaned(ProcessRef::new(1, 2)),
+            Hint::Overdue(ProcessRef::new(1, 2)),
         ] {
             assert_eq!(decode(encode(hint)), Some(hint));
         }
-        assert_eq!((decode(0), decode(5 << 48)), (None, None));
+        assert_eq!((decode(0), decode(6 << 48)), (None, None));
     }
 }

@@ -1,0 +1,33 @@
+//! What has waited for a group so far: three sums that workers keep for the eye. Nothing is decided by them, so
+//! a hostile worker gains nothing; they begin anew with each group.
+
+use std::time::Duration;
+
+use crate::layout::Waits;
+use crate::params::Waited;
+use crate::sync::Ordering;
+
+/// Adds one request that has left the queue.
+pub(crate) fn add(waits: &Waits, waited: Duration) {
+    let us = u64::try_from(waited.as_micros()).unwrap_or(u64::MAX);
+    // Relaxed, here and below: three numbers to show, each for itself.
+    waits.requests.fetch_add(1, Ordering::Relaxed);
+    waits.total_us.fetch_add(us, Ordering::Relaxed);
+    waits.longest_us.fetch_max(us, Ordering::Relaxed);
+}
+
+/// Begins anew.
+pub(crate) fn clear(waits: &Waits) {
+    for word in [&waits.requests, &waits.total_us, &waits.longest_us] {
+        word.store(0, Ordering::Relaxed);
+    }
+}
+
+/// The sums.
+pub(crate) fn sums(waits: &Waits) -> Waited {
+    Waited {
+        requests: waits.requests.load(Ordering::Relaxed),
+        total_ms: waits.total_us.load(Ordering::Relaxed) / 1_000,
+        longest_ms: waits.longest_us.load(Ordering::Relaxed) / 1_000,
+    }
+}
