@@ -64,6 +64,7 @@ class OutOfBandWork {
     this.api = api;
     this.isWanted = false;
     this.said = 0;
+    this.current = Promise.resolve();
   }
 
   request() {
@@ -75,8 +76,13 @@ class OutOfBandWork {
     }
   }
 
-  // No request comes until the agent hears that the work is done.
-  async run(token) {
+  // No request comes until the agent hears that the work is done. One that took the place of the agent that asked
+  // first asks again, and hears of the end of the same work.
+  run(token) {
+    this.current = this.current.then(() => this.work()).then(() => say(`work-done ${token}`));
+  }
+
+  async work() {
     const listeners = this.isWanted ? this.api.listeners('oob_work') : [];
     this.isWanted = false;
     for (const listener of listeners) {
@@ -86,7 +92,6 @@ class OutOfBandWork {
         console.error('out-of-band work:', error);
       }
     }
-    say(`work-done ${token}`);
   }
 
   // Looks for the header in every response. It is not for the client; the worker drops it.

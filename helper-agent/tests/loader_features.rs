@@ -316,6 +316,16 @@ fn expect_out_of_band_work(mut process: AppProcess) {
         );
     }
     assert_eq!(get(&process, "/").status, 200, "the process goes on");
+    // Asked once more in the midst of it, by an agent's successor, it answers when the work is done.
+    assert_eq!(get(&process, "/call").text(), "later");
+    assert_eq!(process.next_line().as_deref(), Some("work-wanted"));
+    let before = process.log().matches("out of band").count();
+    process.tell("work 3");
+    process.tell("work 4");
+    assert_eq!(process.next_line().as_deref(), Some("work-done 3"));
+    assert_eq!(process.next_line().as_deref(), Some("work-done 4"));
+    let lines = "out of band\n".repeat(before + 1);
+    process.expect_log(&lines);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! `PassengerAppStartCommand`: any program that serves HTTP at `$PORT` is an app.
 
+use crate::websocket;
 use harness::app::owner_uid;
 use harness::wait::PATIENCE;
 use harness::{processes, until, App, Load, Request, Server, Setup, Site};
@@ -37,6 +38,12 @@ fn pids(server: &Server) -> Vec<i32> {
         before.rsplit(' ').next()?.parse().ok()
     });
     ready.filter(|pid| processes::is_alive(*pid)).collect()
+}
+
+/// Until it is no more: over TCP nobody can tell whether a dying process has read a request.
+fn kill(pid: i32) {
+    processes::signal(pid, Signal::SIGKILL);
+    until("it to be dead", PATIENCE, || !processes::is_alive(pid));
 }
 
 #[test]
@@ -146,7 +153,7 @@ fn several_processes_have_ports_of_their_own() {
 fn a_command_that_is_killed_is_replaced_and_a_request_it_never_saw_is_answered() {
     let server = start(Setup::of(site()));
     let first = pid(&server);
-    processes::signal(first, Signal::SIGKILL);
+    kill(first);
     let second = pid(&server);
     assert_ne!(first, second);
     // What it leaves unfinished is visibly so.
@@ -193,7 +200,7 @@ fn a_command_outlives_the_agent() {
     server
         .log()
         .expect(&format!("app process {first} is adopted"));
-    processes::signal(first, Signal::SIGKILL);
+    kill(first);
     assert_ne!(pid(&server), first);
 }
 
@@ -210,6 +217,26 @@ fn stop_lets_a_command_finish_its_requests_and_leaves_nothing() {
     server.stop_within(PATIENCE);
     assert!(!processes::is_alive(first));
     assert!(server.log().text().contains("finishing 0 requests"));
+}
+
+#[test]
+fn sockets_reach_a_command() {
+    // The same app as Node's loader runs, but on its own.
+    let listens = "server.listen(process.env.PORT, '127.0.0.1')";
+    let source = websocket::NODE.replace("server.listen(3000)", listens);
+    assert!(source.contains(listens));
+    let site = Site::new("ws", App::files().file("sockets.js", &source))
+        .with("PassengerAppStartCommand \"/usr/bin/node sockets.js\"");
+    let server = Setup::of(site).start();
+    let mut stream = websocket::open(&server);
+    websocket::echoes(&mut stream, websocket::TEXT, b"hello");
+    websocket::echoes(&mut stream, websocket::BINARY, &[b'x'; 100_000]);
+    assert_eq!(server.get("ws", "/").ok(), "plain request");
+    assert_eq!(server.get("ws", "/open").ok(), "1");
+    drop(stream);
+    until("the app to notice", PATIENCE, || {
+        server.get("ws", "/open").ok() == "0"
+    });
 }
 
 #[test]

@@ -17,7 +17,7 @@
 //! * `commands`: programs that serve HTTP themselves; `meteor`: Meteor, by a stand-in for its command.
 //! * `python_sockets`: WebSockets of ASGI and WSGI; `browser`: what Chromium makes of those of all languages.
 //! * `logs`: what apps print, and logs of single apps; `tidiness`: what a process starts with and leaves.
-//! * `users`: who the apps run as.
+//! * `users`: who the apps run as; `variables`: their environment.
 //! * `crash`: kill -9 of each kind of process, idle, under load and in the middle of a request.
 //! * `out_of_band`: processes that are away to do work of their own.
 //! * `hung`: watchdog and agent that hang, die of other signals, or both at once.
@@ -95,6 +95,7 @@ mod trouble;
 mod under_load;
 mod upgrade;
 mod users;
+mod variables;
 mod websocket;
 
 use harness::{Language, Site};

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 /// Echoes messages; `push N` sends N bytes, `bye` closes, `die` ends the process. Everything by hand: no package is
 /// needed. `/open` says how many sockets are open, other URLs are plain HTTP.
-const NODE: &str = r"
+pub(crate) const NODE: &str = r"
 const crypto = require('crypto');
 const http = require('http');
 let open = 0;

@@ -173,7 +173,7 @@ class Server:
             elif line.startswith("busy? "):
                 self._report(line[6:])
             elif line.startswith("work "):
-                self._work_task = self.loop.create_task(self._work(line[5:]))
+                self._work_task = self.loop.create_task(self._work(line[5:], self._work_task))
 
     def _report(self, token):
         """Answers only when every request sent before the question has been read."""
@@ -184,8 +184,11 @@ class Server:
         numbers = [str(exchange.number) for exchange in self._executing if not exchange.is_upgraded]
         self._control.say("busy", token, *numbers)
 
-    async def _work(self, token):
-        """Out-of-band work; its callbacks may be asynchronous. No request comes until the agent is told."""
+    async def _work(self, token, before):
+        """Out-of-band work; its callbacks may be asynchronous. No request comes until the agent is told. One that took
+        the place of the agent that asked first asks again, and hears of the end of the same work."""
+        if before is not None:
+            await before
         for callback in self.out_of_band.take():
             try:
                 result = callback()

@@ -203,7 +203,7 @@ class Server:
         in execution, and its thread comes here when it is over."""
         while self._due and not self._executing:
             try:
-                token = self._due.pop()
+                token = self._due.pop(0)
             except IndexError:  # another thread was faster
                 return
             self.out_of_band.run(token)

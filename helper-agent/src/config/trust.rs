@@ -82,6 +82,13 @@ impl Application {
         };
         let owner = if is_known {
             OwnerRule::Configured
+        } else if startup_file == real_root {
+            // Nothing there says that it is an app.
+            return Err(format!(
+                "PassengerAppStartCommand runs below a document root of the configuration or in a \
+                 PassengerAppRoot, not in {}",
+                app_root.display()
+            ));
         } else {
             sole_owner(&real_root, &startup_file)?
         };
@@ -319,6 +326,34 @@ mod tests {
     }
 
     #[test]
+    fn a_command_runs_only_where_the_administrator_said() {
+        let dir = Dir::new("command");
+        let public = dir.path("app/public");
+        let command = [("PassengerAppStartCommand", "./server")];
+        let claim = registration(&public, "", &[1]);
+        let config = configuration(1, &[&public], &[("", &command)]);
+        let app = Application::find(&config, &claim).unwrap();
+        assert_eq!(
+            (app.kind.name, app.owner),
+            ("generic", OwnerRule::Configured)
+        );
+        assert_eq!(app.startup_file, app.real_root, "whose owner it runs as");
+        let elsewhere = configuration(1, &["/srv/www"], &[("", &command)]);
+        let refused = Application::find(&elsewhere, &claim).unwrap_err();
+        assert!(
+            refused.contains("below a document root of the configuration"),
+            "{refused}"
+        );
+        let root = dir.path("app");
+        let named = [command[0], ("PassengerAppRoot", root.as_str())];
+        let config = configuration(1, &["/srv/www"], &[("", &named)]);
+        assert_eq!(
+            Application::find(&config, &claim).unwrap().kind.name,
+            "generic"
+        );
+    }
+
+    #[test]
     fn an_unknown_type_or_an_empty_directory_is_refused_in_a_sentence() {
         let dir = Dir::new("empty");
         let public = dir.path("app/public");
@@ -332,7 +367,7 @@ mod tests {
         let refused = Application::find(&config, &registration(&public, "", &[])).unwrap_err();
         assert!(
             refused.contains(
-                "none of config.ru, passenger_wsgi.py, passenger_asgi.py, app.js, .meteor"
+                "none of config.ru, passenger_wsgi.py, passenger_asgi.py, app.js, app.mjs, .meteor"
             ),
             "{refused}"
         );
