@@ -167,6 +167,24 @@ fn fragments_are_put_together_and_control_frames_may_come_between() {
 }
 
 #[test]
+fn pings_of_a_client_that_does_not_read_cost_no_memory() {
+    const PINGS: usize = 20_000;
+    let Some(process) = process() else { return };
+    let (mut client, _) = open(&process, "/echo");
+    let pings: Vec<u8> = frame(FIN | PING, &[b'x'; 125]).repeat(PINGS);
+    client.stream.write_all(&pings).expect("all are read");
+    send(&mut client, FIN | TEXT, b"the end");
+    let mut pongs = 0;
+    loop {
+        match receive(&mut client) {
+            (PONG, _) => pongs += 1,
+            other => break assert_eq!(other, (TEXT, b"the end".to_vec())),
+        }
+    }
+    assert!(0 < pongs && pongs < PINGS, "{pongs} of {PINGS} pongs");
+}
+
+#[test]
 fn a_client_that_breaks_the_rules_is_told_which_and_closed() {
     let Some(process) = process() else { return };
     let too_big = {

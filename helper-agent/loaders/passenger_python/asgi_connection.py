@@ -102,9 +102,13 @@ class Connection:
             self._output += memoryview(data)[sent:]
             self._loop.add_writer(self.fileno, self._flush)
 
+    def is_backed_up(self):
+        """Whether the peer has not taken enough of what it was sent."""
+        return len(self._output) > OUTPUT_AHEAD
+
     async def drained(self):
         """Waits until the peer has taken enough of the response."""
-        while len(self._output) > OUTPUT_AHEAD and not self._closed:
+        while self.is_backed_up() and not self._closed:
             if self._drained is None:
                 self._drained = asyncio.Event()
             self._drained.clear()

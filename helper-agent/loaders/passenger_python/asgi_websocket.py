@@ -161,7 +161,8 @@ class WebSocket(Exchange):
 
     def _take(self, kind, payload):
         if kind == PING:
-            if not self._close_sent:
+            # Not each needs an answer (section 5.5.3): a client that asks and does not read would fill our memory.
+            if not self._close_sent and not self.connection.is_backed_up():
                 self.connection.write(frame(PONG, payload))
         elif kind == CLOSE:
             status, reason = payload
