@@ -4,6 +4,8 @@
 use crate::languages::{self, fixture, site, APP_JS, ASGI, CONFIG_RU, WSGI};
 use crate::websocket;
 use harness::{stage, Language, Server, Setup, Site};
+use std::io::Write;
+use std::net::TcpStream;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -160,6 +162,42 @@ fn rails_works() {
     if is_installed(Language::Ruby, "action_controller/railtie") {
         framework_works("rails", CONFIG_RU, "rails.ru");
     }
+}
+
+#[test]
+fn action_cable_works() {
+    const CHANNEL: &str = r#""identifier":"{\"channel\":\"EchoChannel\"}""#;
+    if !is_installed(Language::Ruby, "action_cable") {
+        return;
+    }
+    let server = Setup::of(site("cable", CONFIG_RU, "cable.ru")).start();
+    let (mut socket, head) = websocket::connect(&server, "/cable");
+    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+    let hears = |socket: &mut TcpStream, words: &str| loop {
+        let (kind, payload) = websocket::read_frame(socket).expect("a message");
+        let text = String::from_utf8_lossy(&payload).into_owned();
+        assert_eq!(kind, websocket::TEXT, "{text}");
+        if text.contains(words) {
+            break;
+        }
+        assert!(text.contains(r#""type":"ping""#), "{text}");
+    };
+    let say = |socket: &mut TcpStream, text: String| {
+        let bytes = websocket::frame(websocket::TEXT, text.as_bytes());
+        socket.write_all(&bytes).expect("send");
+    };
+    hears(&mut socket, "welcome");
+    say(
+        &mut socket,
+        format!(r#"{{"command":"subscribe",{CHANNEL}}}"#),
+    );
+    hears(&mut socket, "confirm_subscription");
+    let data = r#""data":"{\"action\":\"say\",\"words\":\"hello\"}""#;
+    say(
+        &mut socket,
+        format!(r#"{{"command":"message",{CHANNEL},{data}}}"#),
+    );
+    hears(&mut socket, r#""said":"hello""#);
 }
 
 // --- Python ---
