@@ -165,7 +165,41 @@ fn status_works_while_the_agent_is_stopped_and_after_it_was_killed() {
     let group = group_when(&server, "node", |g| first_process(g)["processed"] == 4);
     assert_eq!(group["uid"], owner_uid());
     let shown = ok(&run(&server, "passenger-status", &[]));
-    assert!(shown.contains("restarted 1 times"), "{shown}");
+    assert!(shown.contains("restarted once (the last "), "{shown}");
+}
+
+#[test]
+fn status_and_restarts_work_after_the_death_of_the_watchdog_and_of_both() {
+    let server = Setup::of(one_process(Language::Ruby)).start();
+    for _ in 0..3 {
+        assert_eq!(server.get("ruby", "/").status, 200);
+    }
+    group_when(&server, "ruby", |g| first_process(g)["processed"] == 3);
+    let root = server.app_root("ruby");
+    for (n, with_agent) in [(3, false), (3, true)] {
+        let (watchdog, agent) = (server.instance().watchdog(), server.instance().agent());
+        processes::signal(watchdog, Signal::SIGKILL);
+        if with_agent {
+            processes::signal(agent, Signal::SIGKILL);
+        }
+        until("others in their place", PATIENCE, || {
+            let report = status(&server);
+            let pid = report["instance"]["watchdog_pid"].as_i64();
+            pid != Some(i64::from(watchdog)) && report["agent"]["is_ready"] == true
+        });
+        // Names, owners and counts have survived.
+        let group = group_when(&server, "ruby", |g| first_process(g)["processed"] == n);
+        assert_eq!(group["uid"], owner_uid(), "both: {with_agent}");
+    }
+    let before = server.get("ruby", "/pid").ok();
+    ok(&run(
+        &server,
+        "passenger-config",
+        &["restart-app", root.to_str().unwrap()],
+    ));
+    until("another process to serve", PATIENCE, || {
+        server.get("ruby", "/pid").ok() != before
+    });
 }
 
 #[test]
@@ -306,7 +340,9 @@ fn an_owner_sees_and_steers_his_own_apps_and_nobody_elses() {
     group_when(&server, "ruby", |g| g["uid"] == other);
     let names = |uid| -> Vec<String> {
         let report = status_as(&server, uid);
-        let groups = report["groups"].as_array().expect("groups").clone();
+        let groups = report["groups"]
+            .as_array()
+            .unwrap_or_else(|| panic!("{report}"));
         groups
             .iter()
             .map(|g| g["app_root"].as_str().unwrap_or("?").to_owned())

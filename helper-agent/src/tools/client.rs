@@ -22,7 +22,7 @@ const RETRY: Duration = Duration::from_millis(100);
 const REPORT_BYTES: u64 = 64 << 20;
 
 /// The report as it came.
-pub(super) fn status_document(instance: &Found) -> Result<Vec<u8>, Failure> {
+fn status_document(instance: &Found) -> Result<Vec<u8>, Failure> {
     let path = instance.path.join(status::SOCKET);
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -51,18 +51,23 @@ fn read_report(path: &Path) -> io::Result<Vec<u8>> {
     }
 }
 
-/// The report, understood.
-pub(super) fn status(instance: &Found) -> Result<Report, Failure> {
+/// The report as JSON; an error where the instance could not make one.
+pub(super) fn status_value(instance: &Found) -> Result<serde_json::Value, Failure> {
     let document = status_document(instance)?;
     let value: serde_json::Value =
         serde_json::from_slice(&document).map_err(|e| Failure::unable(not_understood(&e)))?;
-    if let Some(error) = value.get("error").and_then(|error| error.as_str()) {
-        return Err(Failure::unable(format!(
+    match value.get("error").and_then(serde_json::Value::as_str) {
+        Some(error) => Err(Failure::unable(format!(
             "the instance {} cannot report its status: {error}",
             instance.name
-        )));
+        ))),
+        None => Ok(value),
     }
-    serde_json::from_value(value).map_err(|e| Failure::unable(not_understood(&e)))
+}
+
+/// The report, understood.
+pub(super) fn status(instance: &Found) -> Result<Report, Failure> {
+    serde_json::from_value(status_value(instance)?).map_err(|e| Failure::unable(not_understood(&e)))
 }
 
 fn not_understood(error: &serde_json::Error) -> String {

@@ -97,9 +97,7 @@ fn status(arguments: &StatusArguments) -> Outcome {
         arguments.show
     };
     if show == Show::Json {
-        let document = client::status_document(&instance)?;
-        let value: serde_json::Value = serde_json::from_slice(&document)
-            .map_err(|e| Failure::unable(format!("the instance's answer is not JSON: {e}")))?;
+        let value = client::status_value(&instance)?;
         say(&format!("{value:#}\n"))?;
         return Ok(0);
     }

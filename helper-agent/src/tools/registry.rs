@@ -62,11 +62,14 @@ pub(super) fn all() -> Vec<Found> {
 fn look(path: &Path) -> Option<Found> {
     let name = path.file_name()?.to_str()?.strip_prefix("passenger.")?;
     let watchdog_pid = pid_in(path, "watchdog.pid")?;
-    if !is_watchdog(watchdog_pid) {
-        return None;
-    }
-    // Only who may open the lock can ask it; others believe the PID.
-    if matches!(instance::is_held(path), Ok(false)) {
+    let agent_pid = pid_in(path, "agent.pid").filter(|pid| is_alive(*pid));
+    let runs = match instance::is_held(path) {
+        Ok(is_held) => is_held,
+        // Only who may open the lock can ask it; others believe the PIDs. One of the two may have died
+        // this moment.
+        Err(_) => is_ours(watchdog_pid) || agent_pid.is_some_and(is_ours),
+    };
+    if !runs {
         return None;
     }
     let properties = fs::read(path.join("properties.json")).ok();
@@ -75,7 +78,7 @@ fn look(path: &Path) -> Option<Found> {
         name: name.to_owned(),
         properties: properties.and_then(|text| serde_json::from_slice(&text).ok()),
         watchdog_pid,
-        agent_pid: pid_in(path, "agent.pid").filter(|pid| is_alive(*pid)),
+        agent_pid,
     })
 }
 
@@ -87,11 +90,11 @@ fn pid_in(path: &Path, file: &str) -> Option<i32> {
         .ok()
 }
 
-/// Whether that process is a watchdog and not somebody who got the number after it.
-fn is_watchdog(pid: i32) -> bool {
+/// Whether that process is a watchdog or an agent, and not somebody who got the number after it.
+fn is_ours(pid: i32) -> bool {
     let name = fs::read_to_string(format!("/proc/{pid}/comm"));
     // Where others' processes are hidden (hidepid) the number has to do.
-    name.map_or(is_alive(pid), |name| name.starts_with("passenger-watch"))
+    name.map_or(is_alive(pid), |name| name.starts_with("passenger-"))
 }
 
 fn is_alive(pid: i32) -> bool {
@@ -187,8 +190,15 @@ mod tests {
     }
 
     #[test]
-    fn our_own_process_is_no_watchdog() {
-        assert!(!is_watchdog(i32::try_from(std::process::id()).unwrap()));
+    fn any_other_process_is_no_watchdog() {
+        let mut other = std::process::Command::new("sleep")
+            .arg("60")
+            .spawn()
+            .unwrap();
+        let is_it = is_ours(i32::try_from(other.id()).unwrap());
+        other.kill().unwrap();
+        other.wait().unwrap();
+        assert!(!is_it);
         assert!(look(Path::new("/tmp/passenger.does-not-exist")).is_none());
     }
 }

@@ -90,7 +90,11 @@ fn agent(agent: &AgentReport, look: Look) -> String {
         (None, _) => "none at this moment; apps are served meanwhile".to_owned(),
     };
     if agent.restarts > 0 {
-        let _ = write!(text, ", restarted {} times", agent.restarts);
+        let times = match agent.restarts {
+            1 => "once".to_owned(),
+            n => format!("{n} times"),
+        };
+        let _ = write!(text, ", restarted {times}");
     }
     if let (Some(how), Some(at)) = (&agent.last_end, agent.last_end_at) {
         let _ = write!(text, " (the last {how} {})", look.ago(at));
