@@ -3,7 +3,7 @@
 
 use harness::processes::{self, ProcessId};
 use harness::wait::{until, PATIENCE};
-use harness::{App, Language, Server, Setup, Site, UnderTest};
+use harness::{App, Language, Load, Server, Setup, Site, UnderTest};
 use std::collections::BTreeSet;
 use std::fs;
 use std::time::{Duration, Instant};
@@ -102,9 +102,11 @@ impl Contestant {
             .start();
         let pids = await_processes(&server);
         let before = sizes(&server, &pids);
-        for _ in 0..REQUESTS {
-            assert_eq!(server.get("heavy", "/").status, 200);
-        }
+        // As many at once as there are processes, so that all of them work.
+        let load = Load::start(server.port(), "heavy", "/", PROCESSES);
+        until("the requests", LOADING, || load.answered() >= REQUESTS);
+        let tally = load.finish();
+        assert_eq!(tally.failures, Vec::<String>::new());
         let after = sizes(&server, &pids);
         let again = restart_one(&server, &pids);
         server.stop_within(PATIENCE);

@@ -533,6 +533,54 @@ fn an_idle_preloader_is_ended_and_started_again_when_it_is_needed() {
 }
 
 #[test]
+fn many_apps_in_a_small_pool_have_few_preloaders() {
+    let names = ["app", "b", "c", "d", "e"];
+    let sites = names.map(|name| Site::new(name, App::inline(Language::Ruby, RUBY)));
+    let setup = sites.into_iter().fold(Setup::default(), Setup::site);
+    let server = setup.with("PassengerMaxPoolSize 2").start();
+    for name in names.iter().cycle().take(12) {
+        let facts = Facts::parse(&server.get(name, "/").ok());
+        assert_eq!(facts.text("forked"), "true", "{name}");
+    }
+    until("two preloaders and two processes", PATIENCE, || {
+        let is_app = |pid: &ProcessId| {
+            let directory = processes::directory_of(*pid);
+            directory.is_some_and(|cwd| cwd.starts_with(server.root().join("sites")))
+        };
+        let children = processes::children_of(server.instance().agent());
+        children.iter().filter(|pid| is_app(pid)).count() <= 4
+    });
+}
+
+#[test]
+fn new_code_that_does_not_load_leaves_the_old_processes_serving() {
+    let server = Setup::of(
+        ruby()
+            .with("PassengerMinInstances 2")
+            .with("PassengerMaxInstances 2"),
+    )
+    .start();
+    let old = Facts::of(&server).pid("loaded_by");
+    let apps = server.await_processes("app", 2);
+    let root = server.app_root("app");
+    fs::create_dir_all(root.join("tmp")).expect("make tmp");
+    fs::write(root.join("while_loading.rb"), "raise 'not finished'").expect("break the app");
+    server.touch("app", "tmp/restart.txt");
+    assert_eq!(Facts::of(&server).pid("loaded_by"), old);
+    server.log().expect("its new code does not start");
+    assert_eq!(server.app_pids("app"), apps);
+    until("the old preloader's end", PATIENCE, || {
+        !processes::is_alive(old)
+    });
+    fs::remove_file(root.join("while_loading.rb")).expect("mend the app");
+    fs::remove_file(root.join("tmp/restart.txt")).expect("remove the restart file");
+    server.touch("app", "tmp/restart.txt");
+    until("the new code", PATIENCE, || {
+        Facts::of(&server).pid("loaded_by") != old
+    });
+}
+
+#[test]
 fn what_forked_processes_print_is_told_apart() {
     let app = App::inline(Language::Ruby, RUBY).file("after_fork.rb", "puts 'here I am'");
     let server = Setup::of(

@@ -155,6 +155,7 @@ impl Agent {
     /// Starts a preloader for that start. From the shim on it is a start like any other, and it is told as
     /// the start's own.
     pub(super) fn preload(&mut self, id: ProcessId, prepared: &Prepared) -> Result<(), String> {
+        self.make_room_for_preloader();
         let preloader_id = self.pool.new_process_id();
         let Some(process) = self.processes.get_mut(id) else {
             return Ok(());
@@ -303,6 +304,27 @@ impl Agent {
         let way = std::mem::replace(&mut starting.way, Way::Direct);
         if let Way::Asked(forking) = way {
             self.end_preloader(forking.preloader);
+        }
+    }
+
+    /// Ends some before another is started: of many apps in a small pool most have a preloader and no process. There
+    /// are never more than processes may be; those whose app has no process go first, the longest unused of them.
+    fn make_room_for_preloader(&mut self) {
+        let most = self.configuration.global.max_pool_size as usize;
+        let count = self.preloaders.ids(Preloader::is_of_use).len();
+        let surplus = (count + 1).saturating_sub(most.max(1));
+        let is_used = |group| {
+            let serves = |p: &Process| p.group == group && p.is_serving();
+            self.processes.iter().any(|(_, p)| serves(p))
+        };
+        let ready = self.preloaders.iter();
+        let mut ready: Vec<_> = ready
+            .filter(|(_, p)| p.phase == Phase::Ready)
+            .map(|(id, p)| (is_used(p.group), p.last_used, id))
+            .collect();
+        ready.sort_unstable();
+        for (_, _, id) in ready.into_iter().take(surplus) {
+            self.end_preloader(id);
         }
     }
 
