@@ -29,6 +29,8 @@ pub(crate) struct Mapping {
     pub(crate) keeps_encoded_slashes: bool,
     /// `PassengerBufferUpload`.
     pub(crate) buffers_upload: bool,
+    /// `PassengerBufferResponse`.
+    pub(crate) buffers_response: bool,
     /// `PassengerErrorOverride`.
     pub(crate) overrides_errors: bool,
     /// Whether this request holds a seat right now; a subrequest of it must not wait for one.
@@ -53,7 +55,7 @@ pub(crate) fn map(r: &mut Request<'_>) -> bool {
     let Some(mapping) = find(r, config) else {
         return false;
     };
-    if page_cache::serve(r) {
+    if !is_dispatched(r) && page_cache::serve(r) {
         return true;
     }
     r.attach(mapping);
@@ -118,6 +120,7 @@ fn find(r: &Request<'_>, config: &DirConfig<'_>) -> Option<Mapping> {
         script_name,
         keeps_encoded_slashes: config.allow_encoded_slashes(),
         buffers_upload: config.buffer_upload(),
+        buffers_response: config.buffer_response(),
         overrides_errors: config.error_override(),
         holds_seat: AtomicBool::new(false),
     })
@@ -167,11 +170,22 @@ fn without_slash(path: &[u8]) -> &[u8] {
 
 /// Requests another module has claimed, or the administrator gave a handler.
 fn is_somebody_elses(r: &Request<'_>) -> bool {
+    if is_dispatched(r) {
+        return r.is_proxy() || r.has_set_handler();
+    }
     r.is_proxy()
         || r.filename().starts_with(b"redirect:")
         || r.filename().starts_with(b"proxy:")
         || r.handler() == b"redirect-handler"
         || r.has_set_handler()
+}
+
+/// Whether mod_rewrite sends the request to a program that old Rails applications had in `public/`. It means the
+/// app, as it stands.
+fn is_dispatched(r: &Request<'_>) -> bool {
+    let target = r.filename().strip_prefix(b"redirect:").unwrap_or_default();
+    let path = target.split(|b| *b == b'?').next().unwrap_or_default();
+    path.ends_with(b"/dispatch.cgi") || path.ends_with(b"/dispatch.fcgi")
 }
 
 /// Regular files are httpd's to serve, for every method; with something behind the name (`/index.php/page`) only

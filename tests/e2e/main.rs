@@ -2,7 +2,7 @@
 //!
 //! * `serve`: three languages under three MPMs, static files, bodies, streaming.
 //! * `mapping`: which app a URL belongs to, and what the app is told about it.
-//! * `modules`: together with httpd's own modules.
+//! * `modules`, `neighbours`: together with httpd's own modules.
 //! * `tls`: TLS and HTTP/2.
 //! * `hosting`: document roots that are known only at run time.
 //! * `headers`: what an app's response may do.
@@ -68,6 +68,7 @@ mod logs;
 mod mapping;
 mod meteor;
 mod modules;
+mod neighbours;
 mod out_of_band;
 mod pool;
 mod preloading;

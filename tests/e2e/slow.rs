@@ -264,6 +264,44 @@ fn a_stream_over_h2_and_tls_arrives_while_the_app_pauses() {
 }
 
 #[test]
+fn a_buffered_response_is_sent_when_it_is_complete_unless_the_app_says_otherwise() {
+    let app = App::inline(
+        Language::Node,
+        "require('http').createServer((q, s) => {
+           const fs = require('fs');
+           if (q.url === '/live') s.setHeader('X-Accel-Buffering', 'no');
+           s.write('one');
+           fs.writeFileSync('written', '');
+           const wait = setInterval(() => { if (fs.existsSync('gate')) { clearInterval(wait); s.end('two'); } }, 5);
+         }).listen(3000)",
+    );
+    let site = Site::new("slow", app).with("PassengerBufferResponse on");
+    for mpm in [Mpm::Event, Mpm::Prefork] {
+        let server = with_h2(Setup::default().mpm(mpm))
+            .site(site.clone())
+            .start();
+        let mut live = server.client("slow");
+        live.send(&Request::get("/live")).expect("send");
+        live.response_head().expect("a head");
+        assert_eq!(live.body_piece().expect("a piece"), b"one", "{mpm:?}");
+        std::fs::remove_file(server.app_root("slow").join("written")).expect("it was written");
+
+        let mut buffered = server.client("slow");
+        buffered.send(&Request::get("/")).expect("send");
+        server.await_file("slow", "written");
+        server.touch("slow", "gate");
+        buffered.response_head().expect("a head");
+        assert_eq!(
+            buffered.body_piece().expect("a piece"),
+            b"onetwo",
+            "{mpm:?}"
+        );
+        let mut client = Program::h2(&server, "slow", "/");
+        assert_eq!(client.rest(), (b"onetwo".to_vec(), true));
+    }
+}
+
+#[test]
 fn a_slow_upload_occupies_no_process() {
     for mpm in Mpm::ALL {
         let server = one_process(mpm).site(single()).start();

@@ -190,7 +190,7 @@ impl<'p> DirConfig<'p> {
         self.buffer_upload.unwrap_or(true)
     }
 
-    /// `PassengerBufferResponse`.
+    /// `PassengerBufferResponse`: the client gets nothing before the app has finished.
     pub(crate) fn buffer_response(&self) -> bool {
         self.buffer_response.unwrap_or(false)
     }

@@ -430,8 +430,8 @@ pub(crate) static DIRECTIVES: &[Directive] = &[
         c"whether a request body is read in full before the app gets it")
         .sets(|c, _, v| c.buffer_upload = Some(v.flag())).built(),
     location(c"PassengerBufferResponse", Flag, "off",
-        c"whether output is collected before it is sent")
-        .sets(|c, _, v| c.buffer_response = Some(v.flag())),
+        c"whether a response is sent only when the app has finished it")
+        .sets(|c, _, v| c.buffer_response = Some(v.flag())).built(),
     location(c"PassengerStickySessions", Flag, "off",
         c"whether a client is sent to the same process again")
         .sets(|c, _, v| c.sticky_sessions = Some(v.flag())).built(),

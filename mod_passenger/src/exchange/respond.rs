@@ -56,7 +56,8 @@ impl Attempt<'_, '_> {
             outbound.buffer_directory,
             has_socket,
             discards,
-            r.has_output_filter(b"includes"),
+            r.has_output_filter(b"includes")
+                || is_buffered(outbound.mapping.buffers_response, &head),
             crate::config::globals().response_high_watermark,
         );
         let mut budget = Budget::new(&head, &decoder, discards);
@@ -270,6 +271,14 @@ impl Attempt<'_, '_> {
         output.truncate(r);
         AttemptError::Truncated(format!("application process {}: {reason}", self.name()))
     }
+}
+
+/// `PassengerBufferResponse`, and what the app says to it: the field of nginx that libraries for events send.
+fn is_buffered(buffers: bool, head: &ResponseHead) -> bool {
+    let opts_out = |(name, value): &(String, Vec<u8>)| {
+        name.eq_ignore_ascii_case("x-accel-buffering") && value.eq_ignore_ascii_case(b"no")
+    };
+    buffers && !head.fields.iter().any(opts_out)
 }
 
 fn finish(r: &mut Request<'_>, output: Output<'_>, last: &[u8]) -> Result<Answer, AttemptError> {

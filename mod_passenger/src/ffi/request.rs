@@ -130,9 +130,10 @@ impl<'r> Request<'r> {
         }
     }
 
-    /// Hides the mapped directory from mod_dir and mod_autoindex.
+    /// Hides what the URL names in the file system: mod_dir and mod_autoindex act on directories, mod_speling and
+    /// `FallbackResource` on what does not exist.
     pub(crate) fn hide_file(&mut self) {
-        self.rec_mut().finfo.filetype = c::APR_NOFILE;
+        self.rec_mut().finfo.filetype = c::APR_UNKFILE;
     }
 
     /// Whether the URL is for a proxy.
