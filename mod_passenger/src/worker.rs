@@ -25,6 +25,8 @@ use crate::{codes, parent_watch};
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the agent may take to answer; it may have to be restarted first.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// After so long without an answer the question may have died with the agent that read it.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// After a failed attempt, requests fail at once for this long instead of queueing up behind it.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 /// Process slots a connection cache has room for; the most any instance has.
@@ -220,6 +222,28 @@ fn introduce(hello: &Channel) -> Result<(Channel, ClientId), String> {
     }
 }
 
+/// Asks, and asks again after a while: an agent that was killed may have read the question, and its successor
+/// does not know of it. Returns how often it was asked.
+fn ask(channel: &Channel, question: &FromWorker) -> (u32, Result<ToWorker, String>) {
+    let deadline = Instant::now() + CALL_TIMEOUT;
+    let mut asked = 0;
+    loop {
+        if let Err(why) = channel.send(question, &[]) {
+            return (asked, Err(format!("cannot ask the agent: {why}")));
+        }
+        asked += 1;
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left > ASK_AGAIN && matches!(channel.wait_readable(ASK_AGAIN), Ok(false)) {
+            continue;
+        }
+        let answer = receive(channel, left);
+        return (
+            asked,
+            answer.map_err(|why| format!("{why}, asked {asked} times")),
+        );
+    }
+}
+
 /// The next message, or a sentence why there is none.
 fn receive(channel: &Channel, timeout: Duration) -> Result<ToWorker, String> {
     match channel.wait_readable(timeout) {
@@ -293,10 +317,12 @@ impl Worker {
                 "the connection to the agent is broken; the next request has a new one".to_owned(),
             );
         }
-        let answer = channel
-            .send(question, &[])
-            .map_err(|why| format!("cannot ask the agent: {why}"))
-            .and_then(|()| receive(&channel, CALL_TIMEOUT));
+        let (asked, answer) = ask(&channel, question);
+        if asked > 1 {
+            // The other answers may still come, and would be taken for the next question's.
+            // PAIR(lost): as below.
+            self.is_lost.store(true, Ordering::Release);
+        }
         answer.map_err(|why| {
             // PAIR(lost): `current` reads it without the lock.
             self.is_lost.store(true, Ordering::Release);
@@ -338,6 +364,30 @@ mod tests {
         let (_channel, id) = introduce(&hello).expect("welcome");
         assert_eq!((id.slot(), id.generation()), (5, 9));
         watchdog.join().expect("watchdog");
+    }
+
+    #[test]
+    fn a_question_that_died_with_its_reader_is_asked_again() {
+        let (ours, theirs) = Channel::pair().expect("pair");
+        let agents = thread::spawn(move || {
+            // The first one reads it and dies.
+            theirs.recv::<FromWorker>().expect("recv").expect("asked");
+            theirs.recv::<FromWorker>().expect("recv").expect("again");
+            let answer = ToWorker::Registered {
+                group: 3,
+                generation: 1,
+            };
+            theirs.send(&answer, &[]).expect("answer");
+            theirs
+        });
+        let question = FromWorker::WhySpawnFailed {
+            group: 3,
+            generation: 1,
+        };
+        let (asked, answer) = ask(&ours, &question);
+        assert_eq!(asked, 2);
+        assert!(matches!(answer, Ok(ToWorker::Registered { group: 3, .. })));
+        agents.join().expect("the agents");
     }
 
     #[test]

@@ -290,10 +290,12 @@ impl Agent {
             }
             ToAgent::ChildExited { pid, status } => self.on_child_exited(pid, status),
             ToAgent::Stop { deadline_ms } => self.on_stop(deadline_ms),
-            ToAgent::Start { .. }
-            | ToAgent::PastConfig { .. }
-            | ToAgent::Process { .. }
-            | ToAgent::StoreEnd => {
+            ToAgent::PastConfig { generation } => {
+                for document in fds {
+                    self.waiting.past.add(generation, document);
+                }
+            }
+            ToAgent::Start { .. } | ToAgent::Process { .. } | ToAgent::StoreEnd => {
                 log::error!("[BUG] the watchdog sent a part of the store after its end");
             }
         }

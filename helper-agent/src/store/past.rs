@@ -2,39 +2,35 @@
 //! requests, and one may meet an app for the first time then; so documents are kept for as long as that is
 //! likely, by the watchdog, too, for the agent's successor. Memory files: they cost nobody private memory.
 
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// Documents that are kept: as many gracefuls may a request outlast.
 const KEPT: usize = 8;
 
-/// The documents, oldest first.
+/// The documents by generation.
 #[derive(Debug, Default)]
-pub struct Past(VecDeque<(u64, OwnedFd)>);
+pub struct Past(BTreeMap<u64, OwnedFd>);
 
 impl Past {
     /// Adds the document of a generation that was replaced, and lets the oldest go if there are many.
     pub fn add(&mut self, generation: u64, document: OwnedFd) {
-        self.0.retain(|(known, _)| *known != generation);
-        self.0.push_back((generation, document));
+        self.0.insert(generation, document);
         while self.0.len() > KEPT {
-            self.0.pop_front();
+            self.0.pop_first();
         }
     }
 
     /// The document of that generation.
     #[must_use]
     pub fn document(&self, generation: u64) -> Option<&OwnedFd> {
-        self.0
-            .iter()
-            .find(|(known, _)| *known == generation)
-            .map(|(_, document)| document)
+        self.0.get(&generation)
     }
 
     /// The oldest generation there is.
     #[must_use]
     pub fn oldest(&self) -> Option<u64> {
-        self.0.iter().map(|(generation, _)| *generation).min()
+        self.0.keys().next().copied()
     }
 
     /// All of them, oldest first.
@@ -53,7 +49,7 @@ mod tests {
     fn the_oldest_goes_when_there_are_many_and_nobody_is_there_twice() {
         let mut past = Past::default();
         let document = || crate::sys::memfd::with_contents(c"test", b"{}").unwrap();
-        for generation in (1..=12).chain([12]) {
+        for generation in (1..=12).rev().chain([12]) {
             past.add(generation, document());
         }
         assert_eq!(past.iter().count(), KEPT);

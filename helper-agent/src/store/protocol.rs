@@ -29,8 +29,8 @@ pub enum ToAgent {
         /// httpd's configuration generation.
         generation: u64,
     },
-    /// A configuration that was in force before the one in use; oldest first, and only before
-    /// [`ToAgent::StoreEnd`]. Descriptor: sealed memfd of a JSON `Config`.
+    /// A configuration that was in force before the one in use, oldest first; after [`ToAgent::StoreEnd`] one
+    /// that another has overtaken on its way. Descriptor: sealed memfd of a JSON `Config`.
     PastConfig {
         /// httpd's configuration generation.
         generation: u64,

@@ -265,8 +265,6 @@ impl Watchdog {
             .is_some_and(|config| config.generation == generation)
         {
             if let Some(config) = self.table.pending.take() {
-                let fds = [config.document.as_fd(), config.log.as_fd()];
-                self.reserve.put_config(config.generation, fds);
                 let before = std::mem::replace(&mut self.table.config, config);
                 self.table.past.add(before.generation, before.document);
             }
@@ -287,6 +285,8 @@ impl Watchdog {
         if let Some(refused) = refused {
             // The log moved on even if the configuration did not.
             self.table.config.log = refused.log;
+            // Nor may it be what a new pair finds after a double death.
+            self.renew_reserve();
             self.tell_parent(
                 &ToParent::ConfigureRefused {
                     generation,

@@ -149,11 +149,10 @@ impl Watchdog {
                 )
             }
             Item::Pending(generation) => {
-                let config = self
-                    .table
-                    .pending
-                    .as_ref()
-                    .filter(|c| c.generation == *generation)?;
+                let pending = self.table.pending.as_ref();
+                let Some(config) = pending.filter(|c| c.generation == *generation) else {
+                    return self.resolve(&Item::Past(*generation));
+                };
                 (
                     ToAgent::Config {
                         generation: config.generation,

@@ -76,7 +76,15 @@ impl Watchdog {
         let head = Head::read(&config)?;
         head.apply_log(&config);
         self.has_log_prefix = head.has_log_prefix();
-        self.table.pending = Some(config);
+        let document = config.document.as_fd();
+        self.reserve
+            .put_config(generation, [document, config.log.as_fd()]);
+        // One that comes while the agent is away or busy was in force all the same: httpd has workers with it.
+        if let Some(overtaken) = self.table.pending.replace(config) {
+            self.table
+                .past
+                .add(overtaken.generation, overtaken.document);
+        }
         self.tell_agent(Item::Pending(generation));
         Ok(())
     }
