@@ -480,6 +480,22 @@ fn wsgi_iterables_are_sent_and_closed() {
     assert_eq!(get(&process, "/closed").text(), "6");
 }
 
+/// As `gevent.monkey.patch_all()` does it.
+#[test]
+fn wsgi_applications_may_tear_modules_apart() {
+    let directory =
+        Scratch(std::env::temp_dir().join(format!("loader-wsgi-{}", std::process::id())));
+    std::fs::create_dir(&directory.0).expect("make a directory");
+    let app = "import select\nimport socket\ndel select.epoll\nsocket.socket = None\n\n\
+               def application(environ, start_response):\n    \
+               start_response('200 OK', [])\n    return [b'torn']\n";
+    std::fs::write(directory.0.join("passenger_wsgi.py"), app).expect("write the app");
+    let Some(process) = Launch::new(Language::Python, &directory.0).start_ready() else {
+        return;
+    };
+    assert_eq!(get(&process, "/").text(), "torn");
+}
+
 #[test]
 fn wsgi_start_response_follows_the_rules() {
     let Some(process) = wsgi() else { return };

@@ -13,6 +13,7 @@ import struct
 import sys
 import time
 
+from .start import epoll
 from .wsgi_connection import Connection, FileWrapper
 
 # Credentials of a Unix socket's peer: pid, uid, gid.
@@ -44,7 +45,7 @@ class Server:
         self._limit = max(32, 2 * settings.threads)
         self._connections = {}
         self._turn = 0
-        self._epoll = select.epoll()
+        self._epoll = epoll()
         self._epoll.register(control.socket, select.EPOLLIN)
         self._epoll.register(listener, select.EPOLLIN)
         self._threaded = settings.threads > 1
