@@ -109,6 +109,21 @@ mod tests {
     }
 
     #[test]
+    fn a_number_that_belongs_to_another_process_by_now_is_not_opened() {
+        let mut child = Command::new("sleep").arg("62").spawn().unwrap();
+        let entry = Entry::of(i32::try_from(child.id()).unwrap()).unwrap();
+        let earlier = Entry {
+            started: entry.started - 1,
+            ..entry.clone()
+        };
+        assert!(earlier.open().unwrap().is_none(), "a stranger");
+        assert!(entry.open().unwrap().is_some());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(entry.open().unwrap().is_none(), "gone");
+    }
+
+    #[test]
     fn grandchildren_are_descendants() {
         let mut shell = Command::new("sh")
             .args(["-c", "sleep 61 & echo $!; wait"])

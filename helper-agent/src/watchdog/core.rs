@@ -11,6 +11,7 @@ use passenger_shm::{ClientId, WatchdogView};
 
 use super::agent::AgentProcess;
 use super::reserve::Reserve;
+use super::settings::Settings;
 use super::shutdown::Ending;
 use super::status::{AgentHistory, Reporter};
 use super::supervisor::Supervisor;
@@ -113,8 +114,7 @@ pub(super) struct Watchdog {
     /// Children that answer tools.
     pub(super) reporters: Vec<Reporter>,
     pub(super) scratch: Scratch,
-    /// Whether lines of apps say whose they are (`PassengerDisableLogPrefix`).
-    pub(super) has_log_prefix: bool,
+    pub(super) settings: Settings,
     /// Outputs with more to read than one turn allows.
     pub(super) busy_outputs: Vec<ProcessKey>,
     pub(super) ending: Option<Ending>,

@@ -21,7 +21,7 @@
 //! | `supervisor` | when to start, abort, kill the agent (pure) |
 //! | `table` | what is kept for the agent's successor |
 //! | `shutdown`, `stop` | asking for the end; enforcing it |
-//! | `takeover` | how an agent becomes the watchdog |
+//! | `takeover`, `succession` | how an agent becomes the watchdog: before and after its `exec` |
 //! | `reserve`, `rebuild` | a copy of the store in case both die; how httpd's parent starts another then |
 
 mod agent;
@@ -36,6 +36,7 @@ mod shutdown;
 mod start;
 mod status;
 pub mod stop;
+mod succession;
 pub mod supervisor;
 pub mod table;
 pub mod takeover;

@@ -11,7 +11,7 @@ use crate::sys::epoll::Trigger;
 impl Watchdog {
     /// A reader for the output of an app.
     pub(super) fn drain_for(&self, pid: i32) -> LineDrain {
-        if self.has_log_prefix {
+        if self.settings.has_log_prefix {
             LineDrain::for_app(pid)
         } else {
             LineDrain::new("")

@@ -8,7 +8,6 @@ use passenger_shm::messages::{FromParent, ToParent};
 use super::core::Watchdog;
 use super::outbox::Item;
 use super::settings::Head;
-use super::shutdown::DEFAULT_DEADLINE_MS;
 use super::table::ConfigEntry;
 
 impl Watchdog {
@@ -27,7 +26,7 @@ impl Watchdog {
                 }
                 Ok(None) => {
                     self.unwatch_parent();
-                    self.begin_stop(DEFAULT_DEADLINE_MS, "httpd closed its channel");
+                    self.begin_stop(self.settings.shutdown_ms, "httpd closed its channel");
                     return;
                 }
                 Err(e) => match e.kind() {
@@ -75,7 +74,7 @@ impl Watchdog {
         let config = ConfigEntry::from_fds(generation, fds)?;
         let head = Head::read(&config)?;
         head.apply_log(&config);
-        self.has_log_prefix = head.has_log_prefix();
+        self.settings = head.settings();
         let document = config.document.as_fd();
         self.reserve
             .put_config(generation, [document, config.log.as_fd()]);
@@ -94,7 +93,7 @@ impl Watchdog {
         self.events
             .remove(self.parent_death.as_fd(), self.parent_death_token);
         let reason = format!("httpd's parent {} is gone without a word", self.parent_pid);
-        self.begin_stop(DEFAULT_DEADLINE_MS, &reason);
+        self.begin_stop(self.settings.shutdown_ms, &reason);
     }
 
     /// Says that workers may come; whether that worked.

@@ -57,7 +57,7 @@ pub(super) fn rebuild(
         signals: basis.signals,
         originals: basis.originals,
         descriptors: StartDescriptors::from_order(all).map_err(unreadable)?,
-        has_log_prefix: head.has_log_prefix(),
+        settings: head.settings(),
         config,
         parent_pid: basis.parent_pid,
         generation: watchdog_generation + 1,

@@ -16,6 +16,18 @@ const CONFIG_BYTES: usize = 64 * 1024 * 1024;
 /// Processes that the pool may hold when the configuration does not say.
 const DEFAULT_POOL_SIZE: u32 = 6;
 
+/// How long apps may finish when the configuration does not say.
+const DEFAULT_SHUTDOWN_SECONDS: u64 = 30;
+
+/// What a configuration changes in a running watchdog.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Settings {
+    /// Whether lines of apps say whose they are.
+    pub(super) has_log_prefix: bool,
+    /// How long apps may finish when httpd did not stop them in order.
+    pub(super) shutdown_ms: u64,
+}
+
 /// The part of a configuration that concerns the watchdog.
 #[derive(Debug, Deserialize)]
 pub(super) struct Head {
@@ -55,11 +67,18 @@ impl Head {
         crate::log::set_level(level.unwrap_or(3));
     }
 
-    /// Whether lines of apps say whose they are.
-    pub(super) fn has_log_prefix(&self) -> bool {
-        !self
+    /// What the watchdog does differently because of it.
+    pub(super) fn settings(&self) -> Settings {
+        let is_off = self
             .value("PassengerDisableLogPrefix")
-            .is_some_and(|v| v.eq_ignore_ascii_case("on"))
+            .is_some_and(|v| v.eq_ignore_ascii_case("on"));
+        let seconds = self
+            .value("PassengerShutdownTimeout")
+            .and_then(|text| text.parse().ok());
+        Settings {
+            has_log_prefix: !is_off,
+            shutdown_ms: seconds.unwrap_or(DEFAULT_SHUTDOWN_SECONDS) * 1000,
+        }
     }
 
     /// Where instances live.

@@ -15,9 +15,6 @@ use crate::store::ToAgent;
 use crate::sys::pidfd;
 use crate::sys::process::{self, Exit};
 
-/// How long apps may finish when nobody has said otherwise.
-pub(super) const DEFAULT_DEADLINE_MS: u64 = 30_000;
-
 /// The agent kills at the deadline; this long after it the watchdog does.
 const GRACE: Duration = Duration::from_millis(500);
 
@@ -35,7 +32,7 @@ impl Watchdog {
             match signal {
                 Signal::SIGCHLD => self.reap_children(),
                 Signal::SIGTERM | Signal::SIGINT => {
-                    self.begin_stop(DEFAULT_DEADLINE_MS, &format!("received {signal}"));
+                    self.begin_stop(self.settings.shutdown_ms, &format!("received {signal}"));
                 }
                 other => log::debug!("received {other}; nothing to do"),
             }

@@ -1,5 +1,4 @@
-//! From `exec` to the loop: as a child of httpd's parent, or in the place of an agent that found the
-//! watchdog dead.
+//! From `exec` to the loop, as a child of httpd's parent; what every start has in common.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -12,16 +11,17 @@ use nix::sys::signal::Signal;
 use nix::sys::socket::SockType;
 use passenger_shm::channel::Channel;
 use passenger_shm::messages::{FromParent, ToParent};
-use passenger_shm::{Capacities, ClientId, WatchdogView};
+use passenger_shm::{Capacities, WatchdogView};
 
 use super::core::{Events, Originals, Watchdog};
 use super::rebuild;
 use super::reserve::Reserve;
-use super::settings::Head;
+use super::settings::{Head, Settings};
 use super::status::AgentHistory;
+use super::succession;
 use super::supervisor::Supervisor;
-use super::table::{ConfigEntry, ProcessEntry, ProcessKey, Table, WorkerEntry, Workers};
-use super::takeover::{self, Inherited};
+use super::table::{ConfigEntry, Table, Workers};
+use super::takeover;
 use crate::admin;
 use crate::cgroup::{Cgroup, Place};
 use crate::instance::{self, Instance, Properties};
@@ -45,7 +45,7 @@ pub fn main() -> i32 {
     let made = match (arguments.next().as_deref(), arguments.next()) {
         (None, _) => fresh(),
         (Some("--take-over"), Some(number)) => match number.parse() {
-            Ok(number) => take_over(number).map(Some),
+            Ok(number) => succession::take_over(number).map(Some),
             Err(e) => Err(format!(
                 "--take-over wants a descriptor's number, not {number}: {e}"
             )),
@@ -63,7 +63,7 @@ pub fn main() -> i32 {
 }
 
 /// What applies to both kinds of start, whoever started us.
-fn prepare() -> Result<(Signals, Originals), String> {
+pub(super) fn prepare() -> Result<(Signals, Originals), String> {
     let signals = [
         Signal::SIGCHLD,
         Signal::SIGTERM,
@@ -207,13 +207,13 @@ fn build(basis: Basis<'_>, parent: Pidfd, config: ConfigEntry) -> Result<Watchdo
     let made = write_properties(&instance, &head, parent_pid).and_then(|()| {
         let capacities = head.capacities();
         let descriptors = make_descriptors(&capacities, channel, parent, instance)?;
-        let has_log_prefix = head.has_log_prefix();
+        let settings = head.settings();
         Parts {
             signals,
             originals,
             descriptors,
             config,
-            has_log_prefix,
+            settings,
             parent_pid,
             generation: 1,
         }
@@ -306,61 +306,13 @@ fn write_properties(instance: &Instance, head: &Head, parent_pid: i32) -> Result
     instance::write_properties(&instance.path, &properties).map_err(|e| e.to_string())
 }
 
-/// A start in the place of an agent, with what it left open under the numbers of the table.
-fn take_over(table: i32) -> Result<Watchdog, String> {
-    let mut inherited =
-        Inherited::read(table).map_err(|e| format!("cannot read the take-over table: {e}"))?;
-    let adopted = |e: io::Error| format!("cannot adopt a descriptor of the agent: {e}");
-    let (document, log) = inherited.take_config().map_err(adopted)?;
-    let config = ConfigEntry {
-        generation: inherited.config_generation,
-        document,
-        log,
-    };
-    let head = Head::read(&config)?;
-    head.apply_log(&config);
-    let (signals, mut originals) = prepare()?;
-    originals.nofile = inherited.nofile().or(originals.nofile);
-    // This process had the score of an agent.
-    originals.oom_score_adj = inherited.oom_score_adj.or(originals.oom_score_adj);
-    let descriptors = inherited.take_start().map_err(adopted)?;
-    let has_log_prefix = head.has_log_prefix();
-    let past = inherited.take_past().map_err(adopted)?;
-    let directory = PathBuf::from(&inherited.instance_dir);
-    let (parent_pid, generation) = (inherited.parent_pid, inherited.watchdog_generation + 1);
-    let mut watchdog = Parts {
-        signals,
-        originals,
-        descriptors,
-        config,
-        has_log_prefix,
-        parent_pid,
-        generation,
-    }
-    .assemble(directory)?;
-    watchdog.told_parent = inherited.was_ready;
-    watchdog.table.past = past;
-    watchdog.adopt_inherited(&inherited).map_err(adopted)?;
-    watchdog.renew_reserve();
-    log::warn!(
-        "process {} is the watchdog now, with {} app processes and {} workers",
-        std::process::id(),
-        inherited.processes.len(),
-        inherited.workers.len()
-    );
-    if let Some(left) = inherited.stop_in_ms {
-        watchdog.begin_stop(left, "the watchdog before was stopping");
-    }
-    Ok(watchdog)
-}
-
 /// What a watchdog is assembled from.
 pub(super) struct Parts {
     pub(super) signals: Signals,
     pub(super) originals: Originals,
     pub(super) descriptors: StartDescriptors,
     pub(super) config: ConfigEntry,
-    pub(super) has_log_prefix: bool,
+    pub(super) settings: Settings,
     pub(super) parent_pid: i32,
     pub(super) generation: u32,
 }
@@ -378,7 +330,7 @@ impl Parts {
             originals,
             descriptors,
             config,
-            has_log_prefix,
+            settings,
             parent_pid,
             generation,
         } = self;
@@ -415,7 +367,7 @@ impl Parts {
             agent_history: AgentHistory::default(),
             reporters: Vec::new(),
             scratch: Scratch::new().map_err(failed)?,
-            has_log_prefix,
+            settings,
             busy_outputs: Vec::new(),
             ending: None,
             told_parent: false,
@@ -426,51 +378,5 @@ impl Parts {
         };
         watchdog.watch_fixed().map_err(failed)?;
         Ok(watchdog)
-    }
-}
-
-impl Watchdog {
-    /// Takes the workers and processes of a take-over table.
-    fn adopt_inherited(&mut self, inherited: &Inherited) -> io::Result<()> {
-        for worker in &inherited.workers {
-            let entry = WorkerEntry {
-                pid: worker.pid,
-                connection: Channel::foreign(descriptor::take_inherited(worker.connection)?)?,
-                pidfd: Pidfd::from(descriptor::take_inherited(worker.pidfd)?),
-                token: 0,
-            };
-            self.add_worker(ClientId::new(worker.slot, worker.generation), entry)?;
-        }
-        for process in &inherited.processes {
-            let fds = [
-                descriptor::take_inherited(process.pidfd)?,
-                descriptor::take_inherited(process.output)?,
-                descriptor::take_inherited(process.control)?,
-            ];
-            self.adopt_process((process.slot, process.generation), process.pid, fds);
-        }
-        self.watch_outputs();
-        // Children may have ended while the program was being replaced.
-        self.reap_children();
-        Ok(())
-    }
-
-    /// Takes an app process that an earlier watchdog kept.
-    pub(super) fn adopt_process(
-        &mut self,
-        key: ProcessKey,
-        pid: i32,
-        [pidfd, output, control]: [OwnedFd; 3],
-    ) {
-        let entry = ProcessEntry {
-            pid,
-            pidfd: Pidfd::from(pidfd),
-            output,
-            control,
-            token: None,
-            drain: self.drain_for(pid),
-            exited: None,
-        };
-        self.table.processes.insert(key, entry);
     }
 }
