@@ -74,3 +74,67 @@ async fn answers(stream: &TcpStream) -> io::Result<bool> {
     }
     Ok(answer.starts_with(HTTP))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    /// Waits for an answer at `port` in a thread of its own; what it tells the loop comes out.
+    fn waits(port: u16, uid: u32) -> std::thread::JoinHandle<bool> {
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            let (out, mut inbox) = mpsc::channel(1);
+            let waited = answer(ProcessId(7), port, uid, out);
+            let limit = Duration::from_secs(20);
+            // Whether in time or not: what counts is what it said.
+            let _ = runtime.block_on(async { tokio::time::timeout(limit, waited).await });
+            matches!(
+                inbox.try_recv(),
+                Ok(Happening::Answered {
+                    process: ProcessId(7)
+                })
+            )
+        })
+    }
+
+    fn me() -> u32 {
+        nix::unistd::geteuid().as_raw()
+    }
+
+    #[test]
+    fn a_command_is_ready_by_its_first_answer_that_is_http() {
+        let server = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let waiting = waits(server.local_addr().unwrap().port(), me());
+        for answer in ["", "220 mail.example ESMTP\r\n", "HTTP/1.0 404 "] {
+            let (mut stream, _) = server.accept().unwrap();
+            let mut question = [0; 16];
+            stream.read_exact(&mut question).unwrap();
+            assert_eq!(&question, b"HEAD / HTTP/1.1\r");
+            assert!(!waiting.is_finished());
+            stream.write_all(answer.as_bytes()).unwrap();
+        }
+        assert!(waiting.join().unwrap());
+    }
+
+    #[test]
+    fn a_stranger_at_the_port_is_not_told_anything() {
+        let server = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let port = server.local_addr().unwrap().port();
+        let waiting = waits(port, me() + 1);
+        for _ in 0..3 {
+            let (mut stream, _) = server.accept().unwrap();
+            let mut told = Vec::new();
+            stream.read_to_end(&mut told).unwrap();
+            assert_eq!(told, b"");
+        }
+        assert!(!waiting.is_finished());
+    }
+}

@@ -49,8 +49,9 @@ pub fn wrap(order: &SpawnOrder, shell: &Path) -> Wrapped {
             );
         }
     }
-    script.push_str("cd -- \"$PASSENGER_APP_ROOT\" && umask 022 && exec \"$@\"");
+    script.push_str("cd -- \"$1\" && shift && umask 022 && exec \"$@\"");
     let mut arguments = vec!["-lc".into(), script.into(), "passenger".into()];
+    arguments.push(order.app_root.clone());
     arguments.push(order.program.clone());
     arguments.extend(order.arguments.iter().cloned());
     Wrapped {
@@ -87,18 +88,12 @@ mod tests {
             environment: vec![
                 pair("HOME", home.to_str().unwrap()),
                 pair("PATH", "/usr/bin:/bin"),
-                pair("PASSENGER_APP_ROOT", home.to_str().unwrap()),
                 pair("SECRET", "it's \"$HOME\" `id` \\ é"),
                 pair("NOT-A-NAME", "x"),
             ],
             preloads: false,
             login_shell: None,
-            kept: vec![
-                "HOME".into(),
-                "SECRET".into(),
-                "PASSENGER_APP_ROOT".into(),
-                "NOT-A-NAME".into(),
-            ],
+            kept: vec!["HOME".into(), "SECRET".into(), "NOT-A-NAME".into()],
         }
     }
 
