@@ -18,6 +18,7 @@
 //! * `python_sockets`: WebSockets of ASGI and WSGI; `browser`: what Chromium makes of those of all languages.
 //! * `logs`: what apps print, and logs of single apps; `tidiness`: what a process starts with and leaves.
 //! * `users`: who the apps run as; `variables`: their environment.
+//! * `users`: who the apps run as; `identity`: every row of that table.
 //! * `crash`: kill -9 of each kind of process, idle, under load and in the middle of a request.
 //! * `out_of_band`: processes that are away to do work of their own.
 //! * `hung`: watchdog and agent that hang, die of other signals, or both at once.
@@ -62,6 +63,7 @@ mod hosting;
 mod hung;
 mod hygiene;
 mod identities;
+mod identity;
 mod languages;
 mod leaving;
 mod logs;

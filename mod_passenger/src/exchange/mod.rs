@@ -356,13 +356,14 @@ impl Attempt<'_, '_> {
         self.time_is_up_at.is_some_and(|at| Instant::now() >= at)
     }
 
-    /// Closed or broken before any byte of a response. Whose time was up has had its chance: again would cost
-    /// another process.
+    /// Closed or broken before any byte of a response. What was executed until its time was up has had its
+    /// chance: again would cost another process.
     fn unanswered(&self, error: io::Error, body: &RequestBody) -> AttemptError {
-        if self.is_time_up() {
-            self.fatal(error)
-        } else {
-            self.failed(error, body)
+        match self.failed(error, body) {
+            AttemptError::Failed(Failure::MayHaveRun(error)) if self.is_time_up() => {
+                self.fatal(error)
+            }
+            other => other,
         }
     }
 

@@ -5,7 +5,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use nix::unistd::{access, geteuid, AccessFlags, Group, User};
+use nix::unistd::{access, geteuid, AccessFlags, Gid, Group, Uid, User};
 
 use crate::config::{globals, Collected, Globals};
 use crate::ffi::{process, server};
@@ -162,8 +162,15 @@ fn users(collected: &Collected) -> Vec<String> {
 }
 
 fn unknown_user(directive: &str, name: &str) -> Option<String> {
+    // By number, as chown takes it: the agent does, too.
+    let by_number = || {
+        name.parse()
+            .ok()
+            .and_then(|id| User::from_uid(Uid::from_raw(id)).ok()?)
+    };
     match User::from_name(name) {
         Ok(Some(_)) => None,
+        Ok(None) if by_number().is_some() => None,
         Ok(None) => Some(format!("{directive} {name}: there is no such user")),
         Err(why) => Some(format!(
             "{directive} {name}: cannot look the user up: {why}"
@@ -172,8 +179,14 @@ fn unknown_user(directive: &str, name: &str) -> Option<String> {
 }
 
 fn unknown_group(directive: &str, name: &str) -> Option<String> {
+    let by_number = || {
+        name.parse()
+            .ok()
+            .and_then(|id| Group::from_gid(Gid::from_raw(id)).ok()?)
+    };
     match Group::from_name(name) {
         Ok(Some(_)) => None,
+        Ok(None) if by_number().is_some() => None,
         Ok(None) => Some(format!("{directive} {name}: there is no such group")),
         Err(why) => Some(format!(
             "{directive} {name}: cannot look the group up: {why}"
