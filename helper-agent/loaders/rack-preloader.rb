@@ -97,8 +97,10 @@ module PassengerLoader
     # A connection that several processes use is a broken one. Both libraries connect anew when they are asked.
     def let_go_of_databases
       if defined?(::ActiveRecord::Base)
-        handler = ::ActiveRecord::Base.connection_handler
-        handler.method(:clear_all_connections!).arity.zero? ? handler.clear_all_connections! : handler.clear_all_connections!(:all)
+        # Before 7.1 `:all` would be the name of a role that nobody has.
+        version = [::ActiveRecord::VERSION::MAJOR, ::ActiveRecord::VERSION::MINOR]
+        roles = (version <=> [7, 1]).negative? ? [] : [:all]
+        ::ActiveRecord::Base.connection_handler.clear_all_connections!(*roles)
       end
       ::Sequel::DATABASES.each(&:disconnect) if defined?(::Sequel::DATABASES)
     rescue StandardError => e

@@ -277,6 +277,24 @@ fn rubys_heap_is_old_before_the_fork() {
 }
 
 #[test]
+fn connections_of_activerecord_and_sequel_are_closed_before_the_fork() {
+    for (minor, arguments) in [(0, "[]"), (1, "[:all]")] {
+        let text = format!(
+            "module ActiveRecord\n module VERSION; MAJOR = 7; MINOR = {minor}; end\n class Base\n\
+             def self.connection_handler = self\n\
+             def self.clear_all_connections!(*roles) = puts(\"closed #{{roles}}\")\n end\nend\n\
+             module Sequel; DATABASES = [Class.new {{ def disconnect = puts('disconnected') }}.new]; end"
+        );
+        let app = app_with(Language::Ruby, &format!("databases-{minor}"), &text);
+        let process = loaded(Launch::new(Language::Ruby, &app));
+        fs::remove_dir_all(&app).expect("remove the app");
+        let Some(process) = process else { return };
+        process.expect_log(&format!("closed {arguments}\n"));
+        process.expect_log("disconnected");
+    }
+}
+
+#[test]
 fn what_an_app_has_redirected_stays_redirected() {
     for (language, text) in [
         (Language::Ruby, "STDOUT.reopen('own.log', 'a')"),
