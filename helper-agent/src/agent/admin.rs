@@ -19,6 +19,8 @@ use crate::sys::{listener, readiness};
 
 /// Connections at once; others wait to be accepted.
 const MAX_CONNECTIONS: usize = 16;
+/// Pause after a connection could not be accepted.
+const RETRY: Duration = Duration::from_secs(1);
 /// Who has not asked by then, or does not take the answer, is not heard any more.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -31,13 +33,15 @@ pub(super) async fn serve(socket: Arc<OwnedFd>, out: Happenings) -> io::Result<(
             return Ok(());
         };
         let connection = loop {
-            if let Some(connection) = listener::accept(socket.as_fd())? {
-                break connection;
-            }
-            ready.readable().await?.clear_ready();
-            // One that came between the two is there now.
-            if let Some(connection) = listener::accept(socket.as_fd())? {
-                break connection;
+            match listener::accept(socket.as_fd()) {
+                Ok(Some(connection)) => break connection,
+                // Asked before the flag is cleared; one that comes in between sets it again.
+                Ok(None) => ready.readable().await?.clear_ready(),
+                Err(e) => {
+                    // Out of descriptors: later there may be some.
+                    log::warn!("cannot accept a connection on the admin socket: {e}");
+                    tokio::time::sleep(RETRY).await;
+                }
             }
         };
         let out = out.clone();

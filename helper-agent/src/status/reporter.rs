@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use nix::time::{clock_gettime, ClockId};
@@ -33,6 +33,8 @@ pub const FACTS_FD: i32 = 7;
 
 /// A reporter ends after so many seconds, whatever it waits for.
 const LIFETIME_SECONDS: u32 = 5;
+/// Counting the pages of a large process takes the kernel milliseconds: after so long the rest are not counted.
+const COUNTING: Duration = Duration::from_secs(2);
 /// Who does not read for so long does not want to know.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Longest facts, in bytes.
@@ -92,6 +94,7 @@ fn run() -> io::Result<()> {
 }
 
 fn report(viewer: Viewer) -> io::Result<Vec<u8>> {
+    let began = Instant::now();
     let inherited = |number| descriptor::take_inherited(number);
     let (routes, traffic): (OwnedFd, OwnedFd) = (inherited(ROUTES_FD)?, inherited(TRAFFIC_FD)?);
     let facts = memfd::contents_of(&inherited(FACTS_FD)?, FACTS_BYTES)?;
@@ -104,7 +107,13 @@ fn report(viewer: Viewer) -> io::Result<Vec<u8>> {
         instance: instance(&facts),
         agent: facts.agent,
         now_ms: monotonic_ms()?,
-        usage: &Usage::of,
+        usage: &|pid| {
+            if began.elapsed() < COUNTING {
+                Usage::of(pid)
+            } else {
+                Usage::roughly_of(pid)
+            }
+        },
     };
     let report = compose(&view.snapshot(), &notes, sources);
     Ok(serde_json::to_vec(&report)?)

@@ -111,6 +111,8 @@ pub(super) struct Watchdog {
     pub(super) supervisor: Supervisor,
     pub(super) agent: Option<AgentProcess>,
     pub(super) agent_history: AgentHistory,
+    /// Number of the status socket in the event loop, while it is watched.
+    pub(super) status_token: Option<u64>,
     /// Children that answer tools.
     pub(super) reporters: Vec<Reporter>,
     pub(super) scratch: Scratch,
@@ -142,7 +144,7 @@ impl Watchdog {
         self.hello.set_nonblocking(true)?;
         events.add(self.hello.as_fd(), Source::Hello, Trigger::Readable)?;
         let status = self.descriptors.status.as_fd();
-        events.add(status, Source::Status, Trigger::Readable)?;
+        self.status_token = Some(events.add(status, Source::Status, Trigger::Readable)?);
         Ok(())
     }
 
@@ -193,6 +195,7 @@ impl Watchdog {
         if now >= self.next_round {
             self.next_round = now + ROUND;
             self.drain_unfinished();
+            self.watch_status_again();
             self.beat();
             crate::log::catch_up();
         }

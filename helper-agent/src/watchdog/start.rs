@@ -365,6 +365,7 @@ impl Parts {
             supervisor: Supervisor::new(now),
             agent: None,
             agent_history: AgentHistory::default(),
+            status_token: None,
             reporters: Vec::new(),
             scratch: Scratch::new().map_err(failed)?,
             settings,

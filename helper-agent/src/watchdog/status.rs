@@ -12,11 +12,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 
-use super::core::Watchdog;
+use super::core::{Source, Watchdog};
 use crate::status::report::AgentReport;
 use crate::status::reporter::{
     FromWatchdog, BOARD_FD, CONNECTION_FD, FACTS_FD, ROUTES_FD, TRAFFIC_FD,
 };
+use crate::sys::epoll::Trigger;
 use crate::sys::pidfd::Pidfd;
 use crate::sys::spawn::{self, Program};
 use crate::sys::{listener, memfd};
@@ -67,7 +68,11 @@ impl Watchdog {
                 Ok(Some(connection)) => connection,
                 Ok(None) => return,
                 Err(e) => {
+                    // Out of descriptors: it stays readable, and asking at once again would be a busy loop.
                     log::warn!("cannot accept a connection on the status socket: {e}");
+                    if let Some(token) = self.status_token.take() {
+                        self.events.remove(self.descriptors.status.as_fd(), token);
+                    }
                     return;
                 }
             };
@@ -84,6 +89,15 @@ impl Watchdog {
                 }),
                 Err(e) => log::warn!("cannot start a reporter: {e}"),
             }
+        }
+    }
+
+    /// Once a round: perhaps connections can be accepted now.
+    pub(super) fn watch_status_again(&mut self) {
+        if self.status_token.is_none() {
+            let status = self.descriptors.status.as_fd();
+            let added = self.events.add(status, Source::Status, Trigger::Readable);
+            self.status_token = added.ok();
         }
     }
 
