@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 
 use super::board::BoardWriter;
 use super::groups::Groups;
-use super::preloading::Preloaders;
+use super::preloaders::Preloaders;
 use super::processes::{Body, Processes};
 use super::registration::Waiting;
 use super::retiring::RetiringLook;

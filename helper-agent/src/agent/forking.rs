@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::task::AbortHandle;
 
 use super::core::{watch, Agent};
-use super::preloading::{Phase, Preloader};
+use super::preloaders::{Phase, Preloader};
 use super::processes::{Process, Way};
 use super::tasks::{self, Happening};
 use crate::instance;

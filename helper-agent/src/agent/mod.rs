@@ -18,7 +18,7 @@
 //! | `groups`, `registration`, `reconfigure` | which apps there are |
 //! | `processes`, `tasks` | app processes that exist, and what watches them |
 //! | `spawning`, `failing`, `ending` | the beginning and the end of a process |
-//! | `preloading`, `forking` | processes that load an app once and fork the others |
+//! | `preloaders`, `preloading`, `forking` | processes that load an app once and fork the others |
 //! | `answering` | when a command is ready |
 //! | `adopt`, `sockets` | taking over what an earlier agent left |
 //! | `foresight` | apps that run before anybody asks |
@@ -42,6 +42,7 @@ mod foresight;
 mod forking;
 mod groups;
 mod look;
+mod preloaders;
 mod preloading;
 mod processes;
 mod reconfigure;

@@ -1,5 +1,5 @@
 //! Preloaders: processes that have loaded an app and fork its processes (`PassengerSpawnMethod smart`). Owns their
-//! beginning and their end; what they fork is in `forking`.
+//! beginning and their end; what is known of each is in `preloaders`, what they fork in `forking`.
 //!
 //! The pool knows nothing of them: it asks for a process, and how that comes into being is decided here. A preloader
 //! serves this agent alone and is not in the store: when the agent dies, so does the preloader, by the kernel's hand,
@@ -13,14 +13,14 @@
 //!  report: the app's code is what failed
 //! ```
 
-use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Instant;
 
 use super::core::Agent;
 use super::ending::{end_of, LAST_LINES};
-use super::processes::{Body, Process, Starting, Way};
+use super::preloaders::{Phase, Preloader};
+use super::processes::{Process, Starting, Way};
 use super::spawning::LAST_WORDS;
 use super::tasks::{self, Happening};
 use crate::pool::{GroupId, ProcessId};
@@ -28,98 +28,7 @@ use crate::spawn::dialogue::{self, Said};
 use crate::spawn::launch;
 use crate::spawn::prepare::Prepared;
 use crate::spawn::report::Cause;
-use crate::status::board::PreloaderNote;
 use crate::sys::process::ExitStatus;
-
-/// A preloader.
-#[derive(Debug)]
-pub(super) struct Preloader {
-    pub(super) group: GroupId,
-    /// Which code it has loaded; after a restart it is of no use.
-    pub(super) code_generation: u32,
-    /// Uid that it runs as, and so will what it forks.
-    pub(super) uid: u32,
-    pub(super) body: Body,
-    pub(super) phase: Phase,
-    /// When it forked last, or became ready.
-    pub(super) last_used: Instant,
-    /// Processes it has forked.
-    pub(super) forks: u32,
-    /// Why the app cannot be preloaded, if the loader says so.
-    refusal: Option<String>,
-    /// Its status, once it is reaped.
-    ended: Option<Option<ExitStatus>>,
-    is_drained: bool,
-    is_silent: bool,
-}
-
-/// Where a preloader is in its life.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Phase {
-    /// Loads the app; `start` waits for it, and its deadline is that start's.
-    Loading { start: ProcessId },
-    /// Waits to be asked to fork.
-    Ready,
-    /// Killed.
-    Ending,
-    /// Reaped, and whoever waited for it knows.
-    Gone,
-}
-
-impl Preloader {
-    fn is_of_use(&self) -> bool {
-        matches!(self.phase, Phase::Loading { .. } | Phase::Ready)
-    }
-}
-
-/// All of them, under ids that no app process has.
-#[derive(Debug, Default)]
-pub(super) struct Preloaders {
-    entries: BTreeMap<ProcessId, Preloader>,
-}
-
-impl Preloaders {
-    pub(super) fn get(&self, id: ProcessId) -> Option<&Preloader> {
-        self.entries.get(&id)
-    }
-
-    pub(super) fn get_mut(&mut self, id: ProcessId) -> Option<&mut Preloader> {
-        self.entries.get_mut(&id)
-    }
-
-    pub(super) fn has(&self, id: ProcessId) -> bool {
-        self.entries.contains_key(&id)
-    }
-
-    pub(super) fn iter(&self) -> impl Iterator<Item = (ProcessId, &Preloader)> {
-        self.entries.iter().map(|(id, preloader)| (*id, preloader))
-    }
-
-    fn ids(&self, mut which: impl FnMut(&Preloader) -> bool) -> Vec<ProcessId> {
-        let found = self.entries.iter().filter(|(_, p)| which(p));
-        found.map(|(id, _)| *id).collect()
-    }
-
-    pub(super) fn by_pid(&self, pid: i32) -> Option<ProcessId> {
-        self.ids(|p| p.body.pid == pid && !p.body.is_reaped).pop()
-    }
-
-    /// What is to be seen of a group's.
-    pub(super) fn note(&self, group: GroupId) -> Option<PreloaderNote> {
-        let is_there = |p: &&Preloader| p.group == group && p.is_of_use();
-        let preloader = self.entries.values().find(is_there)?;
-        Some(PreloaderNote {
-            pid: preloader.body.pid,
-            is_loading: preloader.phase != Phase::Ready,
-            forks: preloader.forks,
-        })
-    }
-
-    /// Whether none exists any more.
-    pub(super) fn are_gone(&self) -> bool {
-        self.entries.values().all(|p| p.ended.is_some())
-    }
-}
 
 impl Agent {
     /// Whether a preloader is to load the app for that start.
@@ -192,7 +101,7 @@ impl Agent {
             is_drained: false,
             is_silent: false,
         };
-        self.preloaders.entries.insert(preloader_id, preloader);
+        self.preloaders.insert(preloader_id, preloader);
         Ok(())
     }
 
@@ -401,7 +310,7 @@ impl Agent {
         let is_complete = preloader.is_drained && preloader.is_silent && preloader.ended.is_some();
         if is_complete {
             self.conclude_preloader(id);
-            self.preloaders.entries.remove(&id);
+            self.preloaders.remove(id);
         }
     }
 
