@@ -47,6 +47,8 @@ pub(crate) enum RequestError {
     },
     /// The app named a file that httpd may not or cannot send (`X-Sendfile`).
     SendFile { path: String, error: io::Error },
+    /// The app's process was killed because this request took too long.
+    TookTooLong { process: String },
     /// The app died or closed before it answered, and the request may not be sent again.
     NoResponse { process: String, error: io::Error },
 }
@@ -65,6 +67,7 @@ impl RequestError {
             Self::WouldDeadlock { .. } => 508,
             Self::NoInstance { .. } => 503,
             Self::QueueFull { status, .. } | Self::QueueTimedOut { status, .. } => *status,
+            Self::TookTooLong { .. } => 504,
             Self::BadResponse { .. } | Self::NoResponse { .. } => 502,
         }
     }
@@ -82,6 +85,7 @@ impl RequestError {
             Self::Spawn(_) => "PSGR0207",
             Self::BadResponse { .. } => "PSGR0208",
             Self::NoResponse { .. } => "PSGR0209",
+            Self::TookTooLong { .. } => "PSGR0215",
             Self::WouldDeadlock { .. } => "PSGR0212",
             Self::SendFile { .. } => "PSGR0213",
         }
@@ -143,6 +147,11 @@ impl fmt::Display for RequestError {
             Self::SendFile { path, error } => {
                 write!(f, "the application's X-Sendfile {path:?} cannot be sent: {error}")
             }
+            Self::TookTooLong { process } => write!(
+                f,
+                "application process {process} was ended because the request took longer than it may \
+                 (PassengerMaxRequestTime); the request was not repeated"
+            ),
             Self::NoResponse { process, error } => write!(
                 f,
                 "application process {process} ended or closed the connection before it answered ({error}); \
@@ -209,6 +218,9 @@ mod tests {
             },
             RequestError::WouldDeadlock {
                 outer: String::new(),
+            },
+            RequestError::TookTooLong {
+                process: String::new(),
             },
             RequestError::SendFile {
                 path: String::new(),

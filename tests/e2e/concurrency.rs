@@ -134,7 +134,7 @@ fn a_location_has_a_time_limit_of_its_own() {
         let pid = server.app_pids(name)[0];
         assert_eq!(
             server.get(name, "/hold?for-ever").status,
-            502,
+            504,
             "{language:?}"
         );
         server.log().expect("a request takes longer than");
@@ -159,7 +159,7 @@ fn a_time_limit_of_one_location_does_not_hold_for_the_rest() {
         );
         assert_eq!(
             server.get(name, "/hold?for-ever").status,
-            502,
+            504,
             "{language:?}"
         );
         assert_eq!(server.log().count("a request takes longer than"), 1);

@@ -298,7 +298,7 @@ def application(environ, start_response):
 fn a_request_that_takes_too_long_costs_its_process() {
     let server = Setup::of(single().with("PassengerMaxRequestTime 1")).start();
     let response = server.get("python", "/hold?for-ever");
-    assert_eq!(response.status, 502);
+    assert_eq!(response.status, 504);
     server.log().expect("takes longer than 1 s");
     assert_eq!(server.get("python", "/").status, 200);
 }

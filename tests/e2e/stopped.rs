@@ -52,7 +52,7 @@ fn a_stopped_app_process_is_killed_when_its_request_takes_too_long() {
     processes::signal(pid, Signal::SIGSTOP);
     // Repeated by the next process if the first provably has not read it.
     let answer = server.get("python", "/pid");
-    assert!(answer.status == 502 || answer.ok().trim() != pid.to_string());
+    assert!(answer.status == 504 || answer.ok().trim() != pid.to_string());
     assert!(!processes::is_alive(pid));
 }
 

@@ -401,10 +401,11 @@ impl Attempt<'_, '_> {
     }
 
     fn fatal(&self, error: io::Error) -> AttemptError {
-        AttemptError::Fatal(RequestError::NoResponse {
-            process: self.name(),
-            error,
-        })
+        let process = self.name();
+        if self.is_time_up() {
+            return AttemptError::Fatal(RequestError::TookTooLong { process });
+        }
+        AttemptError::Fatal(RequestError::NoResponse { process, error })
     }
 
     fn failed(&self, error: io::Error, body: &RequestBody) -> AttemptError {

@@ -5,7 +5,6 @@ use super::output::{Finish, Output, OutputError};
 use super::{
     give_back, has_left, Answer, Attempt, AttemptError, Interruption, Outbound, Response, LEFT,
 };
-use crate::error::RequestError;
 use crate::ffi::request::Request;
 use crate::upstream::body::{BadBody, BodyDecoder};
 use crate::upstream::head::ResponseHead;
@@ -263,10 +262,7 @@ impl Attempt<'_, '_> {
     ) -> AttemptError {
         if !output.has_passed() && output.held_back() == 0 {
             let error = io::Error::new(io::ErrorKind::UnexpectedEof, reason.to_owned());
-            return AttemptError::Fatal(RequestError::NoResponse {
-                process: self.name(),
-                error,
-            });
+            return self.fatal(error);
         }
         output.truncate(r);
         AttemptError::Truncated(format!("application process {}: {reason}", self.name()))
