@@ -76,8 +76,8 @@ fn the_log_tells_in_order_what_happened_to_whom() {
     ];
     server.log().expect_in_order(&story_of_agent);
     until("another agent", PATIENCE, || instance.agent() != agent);
-    processes::signal(watchdog, Signal::SIGKILL);
     let successor = instance.agent();
+    processes::signal(watchdog, Signal::SIGKILL);
     let story_of_watchdog = [
         "the watchdog is gone; this helper agent takes its place".to_owned(),
         format!("process {successor} is the watchdog now"),

@@ -71,7 +71,9 @@ fn a_broken_build_leaves_the_old_one_serving_and_is_named() {
     for program in ["passenger-helper-agent", "passenger-watchdog"] {
         let installation = Installation::new();
         let mut server = server(&installation);
-        let (watchdog, agent) = (server.instance().watchdog(), server.instance().agent());
+        // The directory of what does not start may be there for a moment, too.
+        let instance = server.instance();
+        let (watchdog, agent) = (instance.watchdog(), instance.agent());
         let load = Load::start(server.port(), "python", "/pid", 10);
         installation.break_program(program);
         server.reconfigure(|setup| {
@@ -86,10 +88,7 @@ fn a_broken_build_leaves_the_old_one_serving_and_is_named() {
         until("the new configuration", PATIENCE, || {
             server.get("python", "/variable?BUILD").text().trim() == "broken"
         });
-        assert_eq!(
-            (server.instance().watchdog(), server.instance().agent()),
-            (watchdog, agent)
-        );
+        assert_eq!((instance.watchdog(), instance.agent()), (watchdog, agent));
         installation.again();
         server.graceful();
         until("the repaired build", PATIENCE, || {
