@@ -396,3 +396,48 @@ fn an_app_grows_to_its_limit_and_shrinks_when_idle() {
         server.app_pids("python").len() == 1
     });
 }
+
+#[test]
+fn whether_old_code_stays_is_what_the_administrator_says_whatever_the_environment() {
+    for (environment, resists, status) in [("development", "on", 200), ("production", "off", 500)] {
+        let site = site()
+            .with(&format!("PassengerAppEnv {environment}"))
+            .with(&format!("PassengerResistDeploymentErrors {resists}"));
+        let server = start(site);
+        deploy(&server, "broken", 1);
+        // Until the new code has been tried, the old one may answer.
+        let tried = "this code is broken";
+        until("the new code to be tried", PATIENCE, || {
+            let _ = server.get("app", "/");
+            server.log().count(tried) > 0
+        });
+        until("the answer that was asked for", PATIENCE, || {
+            server.get("app", "/").status == status
+        });
+        deploy(&server, "repaired", 2);
+        until("the repaired code", PATIENCE, || {
+            let response = server.get("app", "/");
+            response.status == 200 && response.text() == "repaired"
+        });
+    }
+}
+
+#[test]
+fn with_room_for_one_process_a_restart_makes_requests_wait_and_fails_none() {
+    let server = Setup::of(site())
+        .with("PassengerMaxPoolSize 1")
+        .with("PassengerStatThrottleRate 0")
+        .with("PassengerLogLevel 7")
+        .start();
+    assert_eq!(server.get("app", "/").ok(), "one");
+    server.log().expect("saw the restart files");
+    let load = Load::start(server.port(), "app", "/", 5);
+    for nth in 1..4 {
+        deploy(&server, &format!("code {nth}"), nth);
+        until("the new code", PATIENCE, || {
+            server.get("app", "/").ok() == format!("code {nth}")
+        });
+    }
+    let tally = load.finish();
+    assert_eq!(tally.failures, Vec::<String>::new());
+}

@@ -140,7 +140,7 @@ impl Agent {
         } else {
             self.report(group_id, &cause, &story, &output);
         }
-        if has_crashed && !is_ending {
+        if has_crashed && !is_ending && !was_killed {
             self.distrust_preloader(group_id, code_generation);
         }
         self.bury(id);

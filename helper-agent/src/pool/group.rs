@@ -12,8 +12,10 @@ pub(super) const RETRY_FOR_REQUEST_MAX_MS: u64 = 1_000;
 pub(super) const BACK_OFF_MS: u64 = 1_000;
 /// Longest such pause.
 pub(super) const BACK_OFF_MAX_MS: u64 = 60_000;
-/// So many starts in a row that were killed from outside are made again at once.
+/// So many starts in a row that were killed from outside are made again at once …
 const MAX_KILLS: u32 = 10;
+/// … and for so long any number of them: a slow start is killed more often.
+const KILLS_MS: u64 = 30_000;
 /// A live process that ends sooner than this without having finished a request counts as a failed spawn for
 /// the back-off.
 pub(super) const EARLY_DEATH_MS: u64 = 5_000;
@@ -28,8 +30,8 @@ pub(super) struct Group {
     /// Failures in a row: spawns that failed and processes that died young.
     failures: u32,
     failed_at: Option<Millis>,
-    /// Starts in a row that were killed from outside.
-    pub(super) kills: u32,
+    /// Starts in a row that were killed from outside, and when the first was.
+    pub(super) kills: Option<(u32, Millis)>,
     /// How long its last successful spawn took.
     pub(super) spawn_ms: u64,
     /// Since when no configuration names it.
@@ -54,7 +56,7 @@ impl Group {
             is_demanded: false,
             failures: 0,
             failed_at: None,
-            kills: 0,
+            kills: None,
             spawn_ms: 0,
             unconfirmed_since: (!limits.confirmed).then_some(now),
             is_gone: false,
@@ -89,9 +91,10 @@ impl Group {
     }
 
     /// Counts a start that was killed; whether it is as if it had not been tried.
-    pub(super) fn has_patience_with_kills(&mut self) -> bool {
-        self.kills += 1;
-        self.kills <= MAX_KILLS
+    pub(super) fn has_patience_with_kills(&mut self, now: Millis) -> bool {
+        let (count, since) = self.kills.map_or((1, now), |(n, since)| (n + 1, since));
+        self.kills = Some((count, since));
+        count <= MAX_KILLS || now.since(since) < KILLS_MS
     }
 
     pub(super) fn failed(&mut self, now: Millis) {

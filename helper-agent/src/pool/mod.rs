@@ -227,7 +227,7 @@ impl Pool {
             if has_loaded {
                 group.spawn_ms = spawn_ms;
             }
-            group.kills = 0;
+            group.kills = None;
             group.is_demanded = false;
         }
         self.end_one_replaced(now, group_id, out);
@@ -255,7 +255,7 @@ impl Pool {
     fn killed(&mut self, now: Millis, id: ProcessId, out: &mut Vec<Command>) {
         let group = self.processes.get(&id).map(|process| process.group);
         let group = group.and_then(|group| self.groups.get_mut(&group));
-        if group.is_some_and(Group::has_patience_with_kills) {
+        if group.is_some_and(|group| group.has_patience_with_kills(now)) {
             self.processes.remove(&id);
         } else {
             self.failed(now, id, out);

@@ -840,11 +840,12 @@ fn a_start_that_was_killed_is_made_again_and_nobody_is_told_until_it_happens_aga
     let mut pool = pool(4);
     let mut starting = one(&add(&mut pool, 0, GROUP, 1));
     for time in 1..=10 {
-        let commands = pool.handle(Millis(time), Event::SpawnKilled { process: starting });
+        let now = Millis(time * 10_000);
+        let commands = pool.handle(now, Event::SpawnKilled { process: starting });
         starting = one(&commands);
         assert_eq!(commands.len(), 1, "{commands:?}");
     }
-    let commands = pool.handle(Millis(11), Event::SpawnKilled { process: starting });
+    let commands = pool.handle(Millis(110_000), Event::SpawnKilled { process: starting });
     assert_eq!(commands, [Command::NoteFailure { group: GROUP }]);
 }
 

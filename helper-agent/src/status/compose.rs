@@ -90,6 +90,10 @@ pub fn compose(snapshot: &Snapshot, notes: &Notes, sources: Sources<'_>) -> Repo
         }
         group.get_wait_list_size = entry.waiting.unwrap_or(0);
         group.oldest_wait_ms = entry.oldest_ms.unwrap_or(0);
+        let waited = entry.waited.unwrap_or_default();
+        group.waited_requests = waited.requests;
+        group.waited_ms = waited.total_ms;
+        group.longest_wait_ms = waited.longest_ms;
         group.max_request_queue_size = entry.params.queue_limit;
         group.code_generation = entry.params.code_generation;
         group.failed_starts_total = entry.spawn_failures;
@@ -245,7 +249,11 @@ mod tests {
             spawn_failures: 0,
             waiting: Some(queue),
             oldest_ms: Some(7),
-            waited: None,
+            waited: Some(passenger_shm::Waited {
+                requests: 4,
+                total_ms: 900,
+                longest_ms: 500,
+            }),
         }
     }
 
@@ -345,6 +353,12 @@ mod tests {
         let report = seen_by(Viewer::All);
         let alice = &report.groups[0];
         assert_eq!((alice.get_wait_list_size, alice.oldest_wait_ms), (3, 7));
+        let waited = (
+            alice.waited_requests,
+            alice.waited_ms,
+            alice.longest_wait_ms,
+        );
+        assert_eq!(waited, (4, 900, 500));
         assert_eq!(alice.processes.len(), 2, "the dead one is not shown");
         assert_eq!(alice.disabling_process_count, 1);
         assert!(alice.restarting, "a process of old code takes requests");

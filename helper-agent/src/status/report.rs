@@ -92,6 +92,12 @@ pub struct GroupReport {
     pub get_wait_list_size: u32,
     /// How long the oldest of them has waited.
     pub oldest_wait_ms: u64,
+    /// Requests that have waited since the app is served, those that gave up included.
+    pub waited_requests: u64,
+    /// How long all of them waited together, in milliseconds.
+    pub waited_ms: u64,
+    /// How long one of them waited at most, in milliseconds.
+    pub longest_wait_ms: u64,
     /// Requests that may wait; 0 = as many as the queue has room for.
     pub max_request_queue_size: u32,
     /// Processes that take requests.
