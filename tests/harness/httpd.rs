@@ -315,6 +315,7 @@ impl Server {
                 left.is_empty()
             },
         );
+        Instance::remove_groups(&self.registry());
     }
 
     /// Stops in the orderly way; complains about what an orderly stop must not leave.

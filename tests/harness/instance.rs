@@ -49,6 +49,16 @@ impl Instance {
             .collect()
     }
 
+    /// Removes the control groups of instances that were killed with all who could have done it.
+    pub(crate) fn remove_groups(registry: &Path) {
+        for directory in Self::directories(registry) {
+            if let Ok(group) = fs::read_to_string(directory.join("cgroup")) {
+                // Gone already, or a process in it is still being killed: nothing that a test depends on.
+                let _ = fs::remove_dir(group);
+            }
+        }
+    }
+
     /// Where it is.
     #[must_use]
     pub fn directory(&self) -> &Path {
