@@ -27,6 +27,8 @@ const WELCOME_TIMEOUT: Duration = Duration::from_secs(5);
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// After so long without an answer the question may have died with the agent that read it.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
+/// Connections that one question is tried on.
+const CONNECTIONS: usize = 5;
 /// After a failed attempt, requests fail at once for this long instead of queueing up behind it.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 /// Process slots a connection cache has room for; the most any instance has.
@@ -310,12 +312,25 @@ impl Worker {
     /// Asks the agent something. After an error the connection is given up: a late answer would be
     /// taken for the next question's.
     fn call(&self, question: &FromWorker) -> Result<ToWorker, String> {
+        if let Some(answer) = self.call_here(question) {
+            return answer;
+        }
+        // Given up while this thread waited for its turn: others have a new connection by now, or get one here.
+        for _ in 0..CONNECTIONS {
+            let fresh = get().map_err(|why| why.to_string())?;
+            if let Some(answer) = fresh.call_here(question) {
+                return answer;
+            }
+        }
+        Err("the connection to the agent breaks again and again".to_owned())
+    }
+
+    /// As [`Worker::call`]; `None` if this connection was given up before the question was asked.
+    fn call_here(&self, question: &FromWorker) -> Option<Result<ToWorker, String>> {
         let channel = self.channel.lock();
-        // PAIR(lost): `call` stored it under the same lock.
+        // PAIR(lost): stored under the same lock.
         if self.is_lost.load(Ordering::Acquire) {
-            return Err(
-                "the connection to the agent is broken; the next request has a new one".to_owned(),
-            );
+            return None;
         }
         let (asked, answer) = ask(&channel, question);
         if asked > 1 {
@@ -323,11 +338,11 @@ impl Worker {
             // PAIR(lost): as below.
             self.is_lost.store(true, Ordering::Release);
         }
-        answer.map_err(|why| {
+        Some(answer.map_err(|why| {
             // PAIR(lost): `current` reads it without the lock.
             self.is_lost.store(true, Ordering::Release);
             format!("the agent does not answer: {why}")
-        })
+        }))
     }
 
     fn out_of_step(&self, answer: &ToWorker) -> String {

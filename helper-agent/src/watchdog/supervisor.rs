@@ -59,6 +59,8 @@ enum State {
 #[derive(Debug)]
 pub struct Supervisor {
     state: State,
+    /// Since when the agent there is, or was, has been ready.
+    ready_since: Option<Instant>,
     /// Agents in a row that died before they were proven.
     failures: u32,
 }
@@ -69,6 +71,7 @@ impl Supervisor {
     pub fn new(now: Instant) -> Self {
         Self {
             state: State::Absent { start_at: now },
+            ready_since: None,
             failures: 0,
         }
     }
@@ -76,6 +79,7 @@ impl Supervisor {
     /// An agent was started.
     pub fn started(&mut self, now: Instant) {
         self.state = State::Starting { since: now };
+        self.ready_since = None;
     }
 
     /// The agent said `Ready`; returns how long that took if it is the first time.
@@ -89,6 +93,7 @@ impl Supervisor {
             looked: now,
             misses: 0,
         };
+        self.ready_since = Some(now);
         Some(now.duration_since(since))
     }
 
@@ -110,8 +115,11 @@ impl Supervisor {
     /// The agent is dead (its pidfd said so), or could not be started. Returns the pause until the next
     /// start: none for the first failure, then doubling from 100 ms to 30 s. Never gives up.
     pub fn gone(&mut self, now: Instant) -> Duration {
-        let is_proven =
-            matches!(self.state, State::Ready { since, .. } if now.duration_since(since) >= PROVEN);
+        // Not from the state: the end of its channel comes before its death.
+        let is_proven = self
+            .ready_since
+            .take()
+            .is_some_and(|since| now.duration_since(since) >= PROVEN);
         self.failures = if is_proven {
             1
         } else {
@@ -234,6 +242,7 @@ mod tests {
         assert_eq!(pauses[..5], [0, 100, 200, 400, 800]);
         assert_eq!(pauses[11], 30_000);
         supervisor.ready(now, 1);
+        supervisor.channel_closed(now + PROVEN);
         assert_eq!(
             supervisor.gone(now + PROVEN),
             Duration::ZERO,
