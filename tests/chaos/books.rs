@@ -49,6 +49,11 @@ impl Books {
                 && tables.processes.iter().all(|(_, load)| idle(*load))
                 && tables.groups.iter().all(|group| group.waiting == Some(0))
         });
+        Books::now(server)
+    }
+
+    /// The books as they are.
+    pub(crate) fn now(server: &Server) -> Books {
         Books(descriptors(server))
     }
 
