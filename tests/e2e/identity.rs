@@ -120,30 +120,35 @@ fn every_row_of_the_table() {
         let file = server.app_root(name).join("passenger_wsgi.py");
         chown(file, Some(*uid), Some(*group)).expect("give the startup file away");
     }
-    for (name, _, _, expected_user, expected_group) in rows {
-        let who = server.get(name, "/who").ok();
-        let expected = user(expected_user);
-        assert_eq!(told(&who, "uid"), expected.uid.to_string(), "{name}: {who}");
-        let group = gid(expected_group);
-        assert_eq!(told(&who, "gid"), group.to_string(), "{name}: {who}");
-        assert_eq!(told(&who, "home"), expected.dir.to_string_lossy(), "{name}");
-        assert_eq!(told(&who, "umask"), "22", "{name}");
-        let root = server.app_root(name);
-        assert_eq!(told(&who, "cwd"), root.to_string_lossy(), "{name}");
-        for (variable, value) in [
-            ("USER", expected.name.clone()),
-            ("LOGNAME", expected.name.clone()),
-            ("SHELL", expected.shell.to_string_lossy().into_owned()),
-        ] {
-            let answer = server.get(name, &format!("/variable?{variable}")).ok();
-            assert_eq!(answer.trim(), value, "{name}: {variable}");
-        }
-        let pids = server.app_pids(name);
-        assert!(
-            pids.iter().all(|pid| !processes::has_root_anywhere(*pid)),
-            "{name}"
-        );
+    for (name, _, _, user, group) in rows {
+        runs_as(&server, name, user, group);
     }
+}
+
+/// The site's app runs as that user and group, and has all that a user expects of a login.
+fn runs_as(server: &Server, name: &str, expected_user: &str, expected_group: &str) {
+    let who = server.get(name, "/who").ok();
+    let expected = user(expected_user);
+    assert_eq!(told(&who, "uid"), expected.uid.to_string(), "{name}: {who}");
+    let group = gid(expected_group);
+    assert_eq!(told(&who, "gid"), group.to_string(), "{name}: {who}");
+    assert_eq!(told(&who, "home"), expected.dir.to_string_lossy(), "{name}");
+    assert_eq!(told(&who, "umask"), "22", "{name}");
+    let root = server.app_root(name);
+    assert_eq!(told(&who, "cwd"), root.to_string_lossy(), "{name}");
+    for (variable, value) in [
+        ("USER", expected.name.clone()),
+        ("LOGNAME", expected.name.clone()),
+        ("SHELL", expected.shell.to_string_lossy().into_owned()),
+    ] {
+        let answer = server.get(name, &format!("/variable?{variable}")).ok();
+        assert_eq!(answer.trim(), value, "{name}: {variable}");
+    }
+    let pids = server.app_pids(name);
+    assert!(
+        pids.iter().all(|pid| !processes::has_root_anywhere(*pid)),
+        "{name}"
+    );
 }
 
 #[test]

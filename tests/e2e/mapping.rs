@@ -9,7 +9,9 @@ fn two_apps(directives: &[&str]) -> Setup {
     let site = directives
         .iter()
         .fold(environment::site(Language::Ruby), |site, d| site.with(d));
+    // One process each: how many a busy machine starts is not the question here.
     Setup::default()
+        .with("PassengerMaxInstancesPerApp 1")
         .site(site)
         .site(Site::new("inner", environment::app(Language::Ruby)))
 }

@@ -332,6 +332,7 @@ fn an_owner_sees_and_steers_his_own_apps_and_nobody_elses() {
     let (owner, other, stranger) = (id(APP_OWNER), id("games"), id("man"));
     let server = Setup::of(one_process(Language::Python))
         .site(one_process(Language::Ruby).with("PassengerUser games"))
+        .with("PassengerMaxInstancesPerApp 1")
         .start();
     let pids = (
         server.get("python", "/pid").ok(),
