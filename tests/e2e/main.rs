@@ -105,5 +105,8 @@ use harness::{Language, Site};
 
 /// A site of exactly one process, started with the server.
 fn one_process(language: Language) -> Site {
-    Site::probe(language).with("PassengerMinInstances 1")
+    Site::probe(language)
+        .with("PassengerMinInstances 1")
+        // A busy machine lets a request wait long enough for another process.
+        .with("PassengerMaxInstances 1")
 }

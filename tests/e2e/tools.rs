@@ -122,7 +122,7 @@ fn status_shows_processes_and_what_they_did() {
 
 #[test]
 fn status_shows_a_request_in_work_and_those_that_wait() {
-    let server = Setup::of(one_process(Language::Ruby).with("PassengerMaxInstances 1")).start();
+    let server = Setup::of(one_process(Language::Ruby)).start();
     assert_eq!(server.get("ruby", "/").status, 200);
     std::thread::scope(|scope| {
         for _ in 0..3 {
@@ -332,7 +332,6 @@ fn an_owner_sees_and_steers_his_own_apps_and_nobody_elses() {
     let (owner, other, stranger) = (id(APP_OWNER), id("games"), id("man"));
     let server = Setup::of(one_process(Language::Python))
         .site(one_process(Language::Ruby).with("PassengerUser games"))
-        .with("PassengerMaxInstancesPerApp 1")
         .start();
     let pids = (
         server.get("python", "/pid").ok(),

@@ -158,7 +158,10 @@ fn an_agent_without_descriptors_stops_starts_and_nothing_else() {
 
 #[test]
 fn a_watchdog_without_descriptors_is_slower_and_recovers() {
-    let server = first_of_two().start();
+    // One worker of httpd: another one might only now ask for its identity, which takes descriptors.
+    let server = first_of_two()
+        .with("StartServers 1\nServerLimit 1\nMaxRequestWorkers 32")
+        .start();
     assert_eq!(server.get("python", "/").status, 200);
     let agent = server.instance().agent();
     {

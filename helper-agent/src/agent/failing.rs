@@ -18,6 +18,9 @@ const KILLED: ExitStatus = ExitStatus::Killed {
     signal: libc::SIGKILL,
 };
 
+/// So many starts in a row that failed, and a fork that was killed looks like one that cannot live.
+const KILLED_FORKS: u32 = 3;
+
 /// Longest wait for what the kernel says about a process that hangs.
 const DIAGNOSIS_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -140,7 +143,11 @@ impl Agent {
         } else {
             self.report(group_id, &cause, &story, &output);
         }
-        if has_crashed && !is_ending && !was_killed {
+        let fails_often = self
+            .groups
+            .get(group_id)
+            .is_some_and(|group| group.failed_starts >= KILLED_FORKS);
+        if has_crashed && !is_ending && (!was_killed || fails_often) {
             self.distrust_preloader(group_id, code_generation);
         }
         self.bury(id);

@@ -91,11 +91,13 @@ impl Definition {
     }
 
     /// The same registration in numbers of another generation: each record is found by equal values, or
-    /// else by its place. `None` when one is not there any more.
+    /// else by its place, among those that `may_hold` for it: hosts often say the same. `None` when one is not
+    /// there any more.
     pub(super) fn in_configuration(
         &self,
         generation: u64,
         records: &BTreeMap<u32, Record>,
+        may_hold: impl Fn(&Record) -> bool,
     ) -> Option<Registration> {
         if self.registration.generation == generation {
             return Some(self.registration.clone());
@@ -104,7 +106,7 @@ impl Definition {
             let same = |record: &&Record| values_of(record) == values && place_of(record) == place;
             let equal = |record: &&Record| values_of(record) == values;
             let there = |record: &&Record| place_of(record) == place;
-            let all = || records.values();
+            let all = || records.values().filter(|record| may_hold(record));
             let found = all()
                 .find(same)
                 .or_else(|| all().find(equal))
@@ -146,7 +148,7 @@ fn place_of(record: &Record) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::configuration;
+    use super::super::tests::{configuration, records_in};
     use super::*;
 
     const IDENTITY: Identity = Identity(1, 2);
@@ -193,6 +195,23 @@ mod tests {
         let gone = configuration(3, &["/srv/a/public"], &[("", &[("PassengerAppEnv", "x")])]);
         assert_eq!(gone.translate(&definition), None);
         assert_eq!(old.translate(&definition).unwrap().chain, [1, 2]);
+    }
+
+    #[test]
+    fn a_host_that_changed_is_not_taken_for_another_that_says_what_it_said() {
+        let roots = ["", "/srv/a/public", "/srv/b/public"];
+        let same: &[(&str, &str)] = &[("PassengerMinInstances", "1")];
+        let old = records_in(
+            configuration(1, &roots, &[]),
+            &[(1, "", same), (2, "", same)],
+        );
+        let definition = old.define(&registration(&[1]), IDENTITY).unwrap();
+        let changed: &[(&str, &str)] = &[("PassengerMinInstances", "2")];
+        let new = records_in(
+            configuration(2, &roots, &[]),
+            &[(1, "", changed), (2, "", same)],
+        );
+        assert_eq!(new.translate(&definition).unwrap().chain, [1]);
     }
 
     #[test]

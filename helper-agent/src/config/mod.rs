@@ -183,7 +183,15 @@ impl Configuration {
     /// The registration that means the same app in this configuration, if there is one.
     #[must_use]
     pub fn translate(&self, definition: &Definition) -> Option<Registration> {
-        definition.in_configuration(self.generation, &self.records)
+        let root = &definition.registration.document_root;
+        let is_known = self.has_document_root(root);
+        let root = root.trim_end_matches('/');
+        definition.in_configuration(self.generation, &self.records, |record| {
+            let server = self.servers.get(record.server as usize);
+            let is_its_host =
+                || server.is_some_and(|s| s.document_root.trim_end_matches('/') == root);
+            record.server == 0 || !is_known || is_its_host()
+        })
     }
 }
 

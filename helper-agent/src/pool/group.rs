@@ -14,8 +14,11 @@ pub(super) const BACK_OFF_MS: u64 = 1_000;
 pub(super) const BACK_OFF_MAX_MS: u64 = 60_000;
 /// So many starts in a row that were killed from outside are made again at once …
 const MAX_KILLS: u32 = 10;
-/// … and for so long any number of them: a slow start is killed more often.
+/// … and for so long any number of slow ones, which whoever kills meets more often.
 const KILLS_MS: u64 = 30_000;
+/// A start that lived for less is not slow; without this limit a process that kills itself would be started
+/// hundreds of times a second.
+const SLOW_START_MS: u64 = 100;
 /// A live process that ends sooner than this without having finished a request counts as a failed spawn for
 /// the back-off.
 pub(super) const EARLY_DEATH_MS: u64 = 5_000;
@@ -90,11 +93,11 @@ impl Group {
         self.is_demanded || self.queue.waiting > 0
     }
 
-    /// Counts a start that was killed; whether it is as if it had not been tried.
-    pub(super) fn has_patience_with_kills(&mut self, now: Millis) -> bool {
+    /// Counts a start that was killed when it had lived for `lived_ms`; whether it is as if it had not been tried.
+    pub(super) fn has_patience_with_kills(&mut self, now: Millis, lived_ms: u64) -> bool {
         let (count, since) = self.kills.map_or((1, now), |(n, since)| (n + 1, since));
         self.kills = Some((count, since));
-        count <= MAX_KILLS || now.since(since) < KILLS_MS
+        count <= MAX_KILLS || (lived_ms >= SLOW_START_MS && now.since(since) < KILLS_MS)
     }
 
     pub(super) fn failed(&mut self, now: Millis) {

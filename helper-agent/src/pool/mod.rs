@@ -253,9 +253,10 @@ impl Pool {
 
     /// Nobody is told: another start is made at once, unless they are killed again and again (no memory?).
     fn killed(&mut self, now: Millis, id: ProcessId, out: &mut Vec<Command>) {
-        let group = self.processes.get(&id).map(|process| process.group);
-        let group = group.and_then(|group| self.groups.get_mut(&group));
-        if group.is_some_and(|group| group.has_patience_with_kills(now)) {
+        let process = self.processes.get(&id);
+        let lived_ms = process.map_or(0, |process| now.since(process.since));
+        let group = process.and_then(|process| self.groups.get_mut(&process.group));
+        if group.is_some_and(|group| group.has_patience_with_kills(now, lived_ms)) {
             self.processes.remove(&id);
         } else {
             self.failed(now, id, out);

@@ -850,6 +850,25 @@ fn a_start_that_was_killed_is_made_again_and_nobody_is_told_until_it_happens_aga
 }
 
 #[test]
+fn a_slow_start_may_be_killed_more_often_in_half_a_minute_than_a_quick_one() {
+    let kills = |lived_ms: u64| {
+        let mut pool = pool(4);
+        let mut starting = one(&add(&mut pool, 0, GROUP, 1));
+        (1..100).find(|count| {
+            let now = Millis(count * lived_ms);
+            let commands = pool.handle(now, Event::SpawnKilled { process: starting });
+            if commands == [Command::NoteFailure { group: GROUP }] {
+                return true;
+            }
+            starting = one(&commands);
+            false
+        })
+    };
+    assert_eq!(kills(3), Some(11));
+    assert_eq!(kills(1_000), Some(31));
+}
+
+#[test]
 fn a_process_that_served_is_replaced_at_once_however_young_it_dies() {
     let mut pool = pool(4);
     let first = one(&add(&mut pool, 0, GROUP, 1));
