@@ -116,7 +116,8 @@ impl Agent {
             happenings,
             helpers: Helpers::default(),
             stop_at: None,
-            next_token: 1,
+            // Answers to the agent before may still lie in a control socket: no two agents ask with the same.
+            next_token: u64::from(std::process::id()) << 20 | 1,
             retiring: RetiringLook::default(),
             board: BoardWriter::new(board),
             epoch: now,
@@ -394,6 +395,7 @@ impl Agent {
     pub(super) fn look(&mut self) {
         self.take_hints();
         self.look_at_restart_files();
+        self.retry_parked();
         // What the pool commands changes the tables: what is seen before it does not prove anything after it.
         self.settle();
         self.look_after_app_logs();

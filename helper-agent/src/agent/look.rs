@@ -20,7 +20,6 @@ impl Agent {
     /// Reads queues and seats, and does the housekeeping of the tables on the way.
     pub(super) fn observe(&mut self) -> Observation {
         self.view.revoke_stale_grants(STALE_GRANT);
-        self.retry_parked();
         self.end_idle_preloaders();
         let mut observation = Observation::default();
         for (id, group) in self.groups.iter() {

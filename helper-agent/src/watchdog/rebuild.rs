@@ -3,7 +3,7 @@
 //! them has noticed anything. The apps have another parent now, and it cannot be changed.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use passenger_shm::channel::Channel;
 use passenger_shm::ClientId;
@@ -35,6 +35,13 @@ pub(super) fn rebuild(
         workers,
         processes,
     } = reserve.find(mark_number(0)).map_err(unreadable)?;
+    // Watchdogs that end on purpose remove it: there is nothing to go on with, and httpd's next graceful makes
+    // another instance.
+    if !Path::new(&instance_dir).join("apps").is_dir() {
+        return Err(format!(
+            "the instance directory {instance_dir} was removed, so its watchdog ended on purpose"
+        ));
+    }
     let (generation, [document, log]) = configs
         .pop_last()
         .ok_or("there is no configuration in the reserve")?;
@@ -66,8 +73,22 @@ pub(super) fn rebuild(
     for (past, [document, _log]) in configs {
         watchdog.table.past.add(past, document);
     }
-    for ((slot, generation), (pid, fds)) in workers {
-        watchdog.adopt_worker(ClientId::new(slot, generation), pid, fds);
+    // The living first: the counters of a dead one's slot may belong to its living heir by now.
+    let mut dead = Vec::new();
+    for ((slot, generation), (pid, [connection, pidfd])) in workers {
+        let client = ClientId::new(slot, generation);
+        let pidfd = Pidfd::from(pidfd);
+        if pidfd.has_exited() {
+            dead.push(client);
+        } else {
+            watchdog.adopt_worker(client, pid, connection, pidfd);
+        }
+    }
+    for client in dead {
+        let has_heir = |heir: ClientId| heir.slot() == client.slot();
+        if !watchdog.table.workers.clients().any(has_heir) {
+            watchdog.view.sweep(client);
+        }
     }
     for (key, (pid, fds)) in processes {
         watchdog.adopt_process(key, pid, fds);
@@ -85,15 +106,8 @@ pub(super) fn rebuild(
 }
 
 impl Watchdog {
-    fn adopt_worker(&mut self, client: ClientId, pid: i32, [connection, pidfd]: [OwnedFd; 2]) {
-        let pidfd = Pidfd::from(pidfd);
-        let connection = Channel::foreign(connection);
-        if pidfd.has_exited() {
-            // Perhaps swept before; its slot may belong to another one by now.
-            self.view.sweep(client);
-            return;
-        }
-        let added = connection.and_then(|connection| {
+    fn adopt_worker(&mut self, client: ClientId, pid: i32, connection: OwnedFd, pidfd: Pidfd) {
+        let added = Channel::foreign(connection).and_then(|connection| {
             let entry = WorkerEntry {
                 pid,
                 connection,

@@ -259,10 +259,12 @@ impl Watchdog {
             for (generation, document) in table.past.iter() {
                 reserve.put_config(generation, [document, config.log.as_fd()]);
             }
-            reserve.put_config(
-                config.generation,
-                [config.document.as_fd(), config.log.as_fd()],
-            );
+            for config in std::iter::once(config).chain(&table.pending) {
+                reserve.put_config(
+                    config.generation,
+                    [config.document.as_fd(), config.log.as_fd()],
+                );
+            }
             for (client, entry) in table.workers.iter() {
                 reserve.put_worker(
                     client,

@@ -84,6 +84,7 @@ impl Watchdog {
     fn admit(&mut self, client: ClientId, pid: i32, pidfd: Pidfd, connection: Channel) {
         if let Some(before) = self.table.workers.remove(client) {
             self.events.remove(before.pidfd.as_fd(), before.token);
+            self.on_reserve_garbage();
         }
         let entry = WorkerEntry {
             pid,
@@ -101,6 +102,7 @@ impl Watchdog {
         }
         // The agent first: once welcome, the worker may register at once.
         self.tell_agent(Item::Worker(client));
+        self.flush_outbox();
         let welcome = ToWorker::Welcome {
             slot: client.slot(),
             generation: client.generation(),

@@ -208,8 +208,14 @@ impl Tunnel {
 
     /// Whether the app's process gets no more requests, because it is about to end. Said once.
     pub(crate) fn must_part(&mut self) -> bool {
-        let is_live = |stream: &Stream| stream.process_state() == Some(ProcessState::Live);
-        let ends = !self.stream.as_ref().is_none_or(is_live);
+        // One that is away for its out-of-band work comes back.
+        let stays = |stream: &Stream| {
+            matches!(
+                stream.process_state(),
+                Some(ProcessState::Live | ProcessState::Away)
+            )
+        };
+        let ends = !self.stream.as_ref().is_none_or(stays);
         ends && !std::mem::replace(&mut self.is_parting, ends)
     }
 
