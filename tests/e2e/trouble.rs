@@ -15,7 +15,9 @@ use std::process::Command;
 /// Two apps, of which only the first one runs; the second shows what becomes of a start.
 fn first_of_two() -> Setup {
     let sites = Setup::of(Site::probe(Language::Python));
-    sites.site(Site::probe(Language::Node))
+    let sites = sites.site(Site::probe(Language::Node));
+    // One worker of httpd: another one might introduce itself only when there is trouble already.
+    sites.with("StartServers 1\nServerLimit 1\nMaxRequestWorkers 32")
 }
 
 /// The second app cannot be started, and the log says why; the first one is served.
@@ -158,10 +160,7 @@ fn an_agent_without_descriptors_stops_starts_and_nothing_else() {
 
 #[test]
 fn a_watchdog_without_descriptors_is_slower_and_recovers() {
-    // One worker of httpd: another one might only now ask for its identity, which takes descriptors.
-    let server = first_of_two()
-        .with("StartServers 1\nServerLimit 1\nMaxRequestWorkers 32")
-        .start();
+    let server = first_of_two().start();
     assert_eq!(server.get("python", "/").status, 200);
     let agent = server.instance().agent();
     {

@@ -102,10 +102,20 @@ pub(super) fn start(
     Ok(Started(instance, descriptors))
 }
 
+/// What was started but is not ready has so long to tidy up.
+const PARTING: Duration = Duration::from_secs(2);
+
 /// Ends what was started but is not ready: whatever of it still listens hears the order to stop (an
-/// agent that takes the watchdog's place, too).
+/// agent that takes the watchdog's place, too), and is killed only if that takes it long: it has a directory
+/// to remove. Blocks for [`PARTING`] at most.
 pub(super) fn abandon(channel: &Channel, pid: i32) {
     let _ = channel.send(&FromParent::Stop { deadline_ms: 0 }, &[]);
+    let deadline = Instant::now() + PARTING;
+    let is_readable = || {
+        let left = deadline.saturating_duration_since(Instant::now());
+        channel.wait_readable(left).unwrap_or(false)
+    };
+    while is_readable() && matches!(hear(channel), Ok(Some(_))) {}
     let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
 }
 
