@@ -148,9 +148,13 @@ impl Agent {
             Said::Step(step) => starting.story.began(step),
             Said::Info(key, value) => starting.story.fact(key, value),
             Said::Error(step, text) => {
+                // One timer, however often it says so.
+                let is_first = starting.cause.is_none();
                 starting.cause.get_or_insert(Cause::Said { step, text });
-                let overdue = Happening::Overdue { process: id };
-                tasks::after(LAST_WORDS, self.happenings.clone(), overdue);
+                if is_first {
+                    let overdue = Happening::Overdue { process: id };
+                    tasks::after(LAST_WORDS, self.happenings.clone(), overdue);
+                }
             }
             said => log::debug!("a preloader said out of turn: {said:?}"),
         }

@@ -184,11 +184,16 @@ impl Body {
         if self.is_child && self.is_reaped {
             return;
         }
-        if let Err(e) = self.signal_group(libc::SIGKILL) {
-            log::error!(
+        match self.signal_group(libc::SIGKILL) {
+            Ok(true) => {}
+            // There is no such group any more: at least the process itself. It may be gone, too.
+            Ok(false) => {
+                let _ = self.pidfd.signal(libc::SIGKILL);
+            }
+            Err(e) => log::error!(
                 "cannot kill the process group of app process {}: {e}",
                 self.pid
-            );
+            ),
         }
     }
 }

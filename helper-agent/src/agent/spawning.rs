@@ -344,9 +344,13 @@ impl Agent {
             (Ok(Said::Step(step)), Some(starting)) => starting.story.began(step),
             (Ok(Said::Info(key, value)), Some(starting)) => starting.story.fact(key, value),
             (Ok(Said::Error(step, text)), Some(starting)) => {
+                // One timer, however often it says so.
+                let is_first = starting.cause.is_none();
                 starting.cause.get_or_insert(Cause::Said { step, text });
-                let overdue = Happening::Overdue { process: id };
-                tasks::after(LAST_WORDS, self.happenings.clone(), overdue);
+                if is_first {
+                    let overdue = Happening::Overdue { process: id };
+                    tasks::after(LAST_WORDS, self.happenings.clone(), overdue);
+                }
             }
             (
                 Ok(Said::Ready {

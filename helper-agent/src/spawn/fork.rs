@@ -20,7 +20,7 @@ use std::os::unix::net::UnixStream;
 use nix::sys::socket::{
     self, recvmsg, sendmsg, sockopt, ControlMessage, ControlMessageOwned, MsgFlags, UnixCredentials,
 };
-use nix::unistd::{getpgid, Pid};
+use nix::unistd::{getsid, Pid};
 
 use super::dialogue;
 use crate::sys::descriptor;
@@ -104,7 +104,7 @@ pub fn hear(control: &UnixStream) -> io::Result<Hello> {
 }
 
 /// The process that said hello, if it is what it should be: our child (so its number is its own until we reap it),
-/// the leader of a process group, and of that user. A preloader runs an app's code and could have sent anybody.
+/// the leader of a session, and of that user. A preloader runs an app's code and could have sent anybody.
 ///
 /// # Errors
 /// A sentence that completes "the process that it forked …".
@@ -119,10 +119,11 @@ pub fn identify(hello: Hello, uid: u32) -> Result<Pidfd, String> {
         Ok(Some(exit)) => return Err(format!("({pid}) {}", exit.status)),
         Err(e) => return Err(format!("({pid}) is not a child of the agent: {e}")),
     }
-    match getpgid(Some(Pid::from_raw(pid))) {
-        Ok(group) if group.as_raw() == pid => Ok(pidfd),
-        Ok(_) => Err(format!("({pid}) does not lead a process group")),
-        Err(e) => Err(format!("({pid}) has no process group: {e}")),
+    // The leader of a session leads its process group and cannot leave it: later it is killed with that.
+    match getsid(Some(Pid::from_raw(pid))) {
+        Ok(session) if session.as_raw() == pid => Ok(pidfd),
+        Ok(_) => Err(format!("({pid}) does not lead a session")),
+        Err(e) => Err(format!("({pid}) has no session: {e}")),
     }
 }
 
@@ -131,6 +132,7 @@ mod tests {
     use std::io::Write;
     use std::os::unix::process::CommandExt;
     use std::process::Command;
+    use std::time::{Duration, Instant};
 
     use super::*;
 
@@ -192,16 +194,24 @@ mod tests {
     }
 
     #[test]
-    fn only_a_child_that_leads_its_group_is_taken() {
+    fn only_a_child_that_leads_its_session_is_taken() {
         let uid = crate::sys::process::effective_uid();
-        let mut leader = Command::new("sleep");
-        let mut leader = leader.arg("60").process_group(0).spawn().unwrap();
-        let mut member = Command::new("sleep").arg("60").spawn().unwrap();
+        // In a group of its own `setsid` would have to fork.
+        let mut leader = Command::new("setsid")
+            .args(["sleep", "60"])
+            .spawn()
+            .unwrap();
+        let mut member = Command::new("sleep");
+        let mut member = member.arg("60").process_group(0).spawn().unwrap();
         let hello = |pid: u32| Hello {
             pid: i32::try_from(pid).unwrap(),
             uid,
         };
-        assert!(identify(hello(leader.id()), uid).is_ok());
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while identify(hello(leader.id()), uid).is_err() {
+            assert!(Instant::now() < deadline, "it never leads a session");
+            std::thread::yield_now();
+        }
         assert!(identify(hello(leader.id()), uid + 1).is_err());
         assert!(identify(hello(member.id()), uid).is_err());
         assert!(identify(hello(std::process::id()), uid).is_err());

@@ -18,6 +18,13 @@ pub(super) struct Look {
     pub(super) now: u64,
 }
 
+/// Apps and directories choose some words of a report, and root's terminal obeys control characters.
+fn tame(text: &str) -> String {
+    text.chars()
+        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .collect()
+}
+
 impl Look {
     fn heading(self, text: &str) -> String {
         if self.has_colors {
@@ -107,8 +114,8 @@ fn since(at: u64, look: Look) -> String {
 }
 
 fn one_group(group: &GroupReport, look: Look, text: &mut String) {
-    let _ = writeln!(text, "{}:", look.bold(&group.name));
-    let _ = writeln!(text, "  App root: {}", group.app_root);
+    let _ = writeln!(text, "{}:", look.bold(&tame(&group.name)));
+    let _ = writeln!(text, "  App root: {}", tame(&group.app_root));
     if !group.user.is_empty() {
         let _ = writeln!(text, "  User: {}", group.user);
     }
@@ -141,7 +148,7 @@ fn one_group(group: &GroupReport, look: Look, text: &mut String) {
             text,
             "  Last start failed: {when}, {n} in a row (error {id})"
         );
-        let _ = writeln!(text, "    {}", failure.summary);
+        let _ = writeln!(text, "    {}", tame(&failure.summary));
     }
     if let Some(crash) = &group.last_crash {
         let _ = writeln!(
@@ -356,7 +363,7 @@ Helper agent  : none at this moment; apps are served meanwhile
             id: "abcd".into(),
             at: 940,
             step: "load".into(),
-            summary: "The app could not be started".into(),
+            summary: "The app could\u{1b}[2J not be started".into(),
         });
         group.last_crash = Some(CrashNote {
             pid: 7,
@@ -369,7 +376,7 @@ Helper agent  : none at this moment; apps are served meanwhile
         let text = render(&report, LOOK);
         for words in [
             "resisting a deployment error",
-            "Last start failed: 1m 0s ago, 4 in a row (error abcd)\n    The app could not be started\n",
+            "Last start failed: 1m 0s ago, 4 in a row (error abcd)\n    The app could\u{fffd}[2J not be started\n",
             "Last crash: process 7 was killed by SIGKILL, 1s ago\n",
             "    Old code\n",
             "restarted 2 times (the last was killed by SIGKILL 10s ago)",
