@@ -422,10 +422,10 @@ impl Agent {
         let took = starting.began.elapsed();
         let has_loaded = starting.has_loaded;
         process.phase = Phase::Serving;
-        self.view.publish(reference, &params);
-        // Only now do the counters of its slot mean this process.
+        // Before the first request can take a seat: what the slot has counted is its predecessors'.
         process.takes_before = self.view.load(reference).takes;
         process.takes_seen = process.takes_before;
+        self.view.publish(reference, &params);
         process.spawn_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
         self.board.touch();
         if let Some(group) = self.groups.get_mut(group_id) {
