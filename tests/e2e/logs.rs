@@ -7,7 +7,10 @@ use harness::{processes, App, Language, Server, Setup, Site};
 use nix::sys::signal::Signal;
 use nix::unistd::Uid;
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{symlink, MetadataExt};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 
 /// Prints the path of each request, on standard error.
 const PRINTS: &str = "import sys\nprint('hello from the start', flush=True)\n\
@@ -176,4 +179,113 @@ fn htaccess_cannot_name_a_log() {
     fs::write(htaccess, "PassengerAppLogFile /tmp/chosen-by-the-app\n").expect("write .htaccess");
     assert_eq!(server.get("app", "/").status, 500);
     server.log().expect("PassengerAppLogFile not allowed here");
+}
+
+/// Writes to a file from memory whose contents somebody else would have to provide (userfaultfd(2)), and nobody does: the
+/// kernel waits with the lock of the file in its hands, as it does for a file system in user space that never answers.
+const HOLDS_LOCK: &str = r#"
+import ctypes, fcntl, mmap, os, struct, sys
+libc = ctypes.CDLL(None, use_errno=True)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+libc.write.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t]
+number = {'x86_64': 323, 'aarch64': 282}[os.uname().machine]
+faults = libc.syscall(number, os.O_CLOEXEC)
+if faults < 0:
+    sys.exit('no userfaultfd here')
+fcntl.ioctl(faults, 0xC018AA3F, struct.pack('QQQ', 0xAA, 0, 0))
+page = libc.mmap(None, mmap.PAGESIZE, 3, 0x22, -1, 0)
+fcntl.ioctl(faults, 0xC020AA00, struct.pack('QQQQ', page, mmap.PAGESIZE, 1, 0))
+log = os.open(sys.argv[1], os.O_WRONLY | os.O_APPEND)
+print('holding', flush=True)
+libc.write(log, page, mmap.PAGESIZE)
+"#;
+
+/// Somebody who holds the lock of a file; gone at the end, whatever happens.
+struct Holder(Child);
+
+impl Holder {
+    /// `None` where the kernel does not let us play that trick.
+    fn of(path: &Path) -> Option<Holder> {
+        let mut child = Command::new("python3")
+            .args(["-c", HOLDS_LOCK])
+            .arg(path)
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("start who holds the lock");
+        let mut said = String::new();
+        let output = child.stdout.take().expect("its output");
+        let holder = Holder(child);
+        let _ = BufReader::new(output).read_line(&mut said);
+        let syscall = format!("/proc/{}/syscall", holder.0.id());
+        (said == "holding\n").then(|| {
+            until("the lock to be held", PATIENCE, || {
+                fs::read_to_string(&syscall).is_ok_and(|text| text.starts_with(WRITE))
+            });
+            holder
+        })
+    }
+}
+
+/// Number of `write` in `/proc/PID/syscall`.
+const WRITE: &str = if cfg!(target_arch = "x86_64") {
+    "1 "
+} else {
+    "64 "
+};
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn an_app_whose_log_never_answers_keeps_neither_the_agent_nor_another_log_waiting() {
+    let other = Site::new(
+        "other",
+        App::inline(Language::Python, PRINTS).file("log/.keep", ""),
+    );
+    let server = Setup::of(with_own_log())
+        .site(other.with("PassengerAppLogFile log/app.log"))
+        .start();
+    assert_eq!(server.get("app", "/one").status, 200);
+    own_log(&server).expect("asked for /one");
+    let agent = server.instance().agent();
+    let Some(holder) = Holder::of(&server.app_root("app").join("log/app.log")) else {
+        return;
+    };
+    for _ in 0..20 {
+        assert_eq!(server.get("app", "/stuck").status, 200);
+    }
+    // Starting an app and writing its log is the agent's work.
+    assert_eq!(server.get("other", "/one").status, 200);
+    Log::at(&server.app_root("other").join("log/app.log")).expect("asked for /one");
+    // So is noticing a death, also if it has to be told in that log.
+    let dead = pid(&server);
+    processes::signal(dead, Signal::SIGKILL);
+    until("another process of the app", PATIENCE, || {
+        assert_eq!(server.get("app", "/stuck").status, 200);
+        server.app_pids("app").iter().any(|pid| *pid != dead)
+    });
+    assert_eq!(
+        server.instance().agent(),
+        agent,
+        "the agent had to be replaced"
+    );
+    // Even a successor finds no obstacle in what hangs there.
+    processes::signal(agent, Signal::SIGKILL);
+    until("a successor that starts processes", PATIENCE, || {
+        server
+            .instance()
+            .pid_now("agent.pid")
+            .is_some_and(|pid| pid != agent)
+    });
+    processes::signal(server.await_processes("other", 1)[0], Signal::SIGKILL);
+    until("another process of the other app", PATIENCE, || {
+        server.get("other", "/two").status == 200
+    });
+    drop(holder);
+    own_log(&server).expect_times("asked for /stuck", 20);
 }

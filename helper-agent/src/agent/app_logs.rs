@@ -1,5 +1,5 @@
-//! Logs of single apps (`PassengerAppLogFile`): which file each has is found out, and looked at again for
-//! rotation, by helper threads: it may lie in a file system that does not answer.
+//! Logs of single apps (`PassengerAppLogFile`): which file each has is found out by helper threads. The files themselves
+//! are the app-log process's.
 
 use std::sync::Arc;
 
@@ -20,15 +20,15 @@ impl Agent {
             let Some(need) = group.app_log.need() else {
                 continue;
             };
-            let log = Arc::clone(&group.app_log);
+            let (log, links) = (Arc::clone(&group.app_log), self.app_logs.clone());
             let configuration = Arc::clone(&group.configuration);
             let registration = group.registration.clone();
             let begun = self.helpers.run(move || {
                 match (need, registration) {
-                    (Need::Check, _) => log.check(),
+                    (Need::Pipe, _) => log.open(&links),
                     (Need::Target, Some(registration)) => {
                         if let Some(target) = prepare::log_target(&configuration, &registration) {
-                            log.aim(target);
+                            log.aim(target, &links);
                         }
                     }
                     (Need::Target, None) => {}
@@ -39,5 +39,13 @@ impl Agent {
                 group.app_log.done();
             }
         }
+    }
+
+    /// The last lines are written before the agent ends.
+    pub(super) fn end_app_logs(&mut self) {
+        for (_, group) in self.groups.iter() {
+            group.app_log.forget();
+        }
+        self.app_logs.end();
     }
 }

@@ -23,6 +23,7 @@ use super::start::{ConfigFiles, Inventory};
 use super::store_link::StoreLink;
 use super::tasks::{Happening, Happenings};
 use super::workers::Worker;
+use crate::app_log::Links;
 use crate::cgroup::Cgroup;
 use crate::config::Configuration;
 use crate::helpers::Helpers;
@@ -67,6 +68,8 @@ pub(super) struct Agent {
     pub(super) happenings: Happenings,
     /// For what may block.
     pub(super) helpers: Helpers,
+    /// Who writes logs of single apps.
+    pub(super) app_logs: Links,
     /// When everything is to be over, once that was said.
     pub(super) stop_at: Option<Instant>,
     pub(super) next_token: u64,
@@ -92,6 +95,8 @@ impl Agent {
         let (happenings, inbox) = mpsc::channel(MAX_PENDING);
         let configuration = Arc::new(inventory.configuration);
         let now = Instant::now();
+        let image = inventory.descriptors.agent_image.try_clone()?;
+        let app_logs = Links::new(image, inventory.oom_score_adj);
         let board = Board::open(inventory.descriptors.board.try_clone()?);
         let mut agent = Self {
             view,
@@ -115,6 +120,7 @@ impl Agent {
             limits,
             happenings,
             helpers: Helpers::default(),
+            app_logs,
             stop_at: None,
             // Answers to the agent before may still lie in a control socket: no two agents ask with the same.
             next_token: u64::from(std::process::id()) << 20 | 1,
@@ -165,6 +171,7 @@ impl Agent {
             self.settle();
             self.write_board();
         }
+        self.end_app_logs();
         self.store.stopped();
         Ok(())
     }

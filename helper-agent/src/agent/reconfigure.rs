@@ -49,6 +49,8 @@ impl Agent {
             Arc::clone(configuration),
         ));
         sink::set_level(configuration.global.log_level);
+        self.app_logs
+            .main_log(&self.files.log, configuration.global.log_level);
         let keep_from = self.waiting.past.oldest().unwrap_or(0);
         self.tell(Event::Configured(pool_limits(configuration)));
         for id in self.groups.ids() {

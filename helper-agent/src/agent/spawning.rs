@@ -127,12 +127,12 @@ impl Agent {
             .groups
             .get(group_id)
             .filter(|g| g.options.app_log_file.is_some());
-        let log = log.map(|group| Arc::clone(&group.app_log));
+        let log = log.map(|group| (Arc::clone(&group.app_log), self.app_logs.clone()));
         let begun = self.helpers.run(move || {
             // First of all, so that whatever goes wrong is told there.
-            if let Some(log) = log {
+            if let Some((log, links)) = log {
                 if let Some(target) = prepare::log_target(&configuration, &registration) {
-                    log.aim(target);
+                    log.aim(target, &links);
                 }
             }
             let result = prepare::prepare(&configuration, &registration, &loaders).map(Box::new);

@@ -18,7 +18,7 @@ use super::login_shell;
 use super::order::SpawnOrder;
 use super::port::Reservation;
 use super::{command, ownership};
-use crate::app_log::Target;
+use crate::app_log::{Owner, Target};
 use crate::config::{Application, Configuration, OwnerRule};
 use crate::status::board::GroupFacts;
 use crate::sys::process::effective_uid;
@@ -142,7 +142,9 @@ pub fn log_target(config: &Configuration, registration: &Registration) -> Option
     let path = app.app_root.join(app.options.app_log_file.as_deref()?);
     let is_root = effective_uid() == 0;
     let identity = is_root.then(|| choose(config, &app).ok()).flatten();
-    Some(Target { path, identity })
+    let owner = identity.as_ref().map(Owner::from);
+    let name = app.group_name;
+    Some(Target { path, name, owner })
 }
 
 fn choose(config: &Configuration, app: &Application) -> Result<Identity, String> {

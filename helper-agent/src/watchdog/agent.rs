@@ -73,6 +73,7 @@ impl Watchdog {
             Action::Start => self.start_agent(),
             Action::Abort(reason) => self.signal_agent(libc::SIGABRT, &reason),
             Action::Kill => self.signal_agent(libc::SIGKILL, "it did not die of SIGABRT"),
+            Action::Abandon => self.on_agent_death(),
         }
     }
 
@@ -318,7 +319,9 @@ impl Watchdog {
             .remove(agent.channel.as_fd(), agent.channel_token);
         let ended = match agent.pidfd.reap() {
             Ok(Some(exit)) => exit.status.to_string(),
-            Ok(None) | Err(_) => "is gone".to_owned(),
+            // The kernel keeps it, but it is as good as dead; it is reaped with whatever else ends one day.
+            Ok(None) => "does not die of SIGKILL and is left behind".to_owned(),
+            Err(_) => "is gone".to_owned(),
         };
         let pid = agent.pid;
         if agent.said_stopped {

@@ -13,6 +13,10 @@ pub const BEAT_INTERVAL: Duration = Duration::from_secs(1);
 /// (suspend, `SIGSTOP` of all, a slow virtual machine); it says nothing about the agent.
 const LATE_LOOK: Duration = Duration::from_millis(1500);
 
+/// How long a killed agent may take to die. One that waits in the kernel, for somebody's file system, cannot, but it never
+/// executes another instruction of its own either: its successor has nothing to fear from it.
+const DEATH_LIMIT: Duration = Duration::from_secs(10);
+
 /// How long an aborted agent may take to die before it is killed.
 const ABORT_LIMIT: Duration = Duration::from_secs(2);
 
@@ -34,6 +38,8 @@ pub enum Action {
     Abort(String),
     /// Send `SIGKILL`.
     Kill,
+    /// Go on as if it were dead.
+    Abandon,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,8 +57,8 @@ enum State {
     },
     /// It was told to abort and is killed then.
     Aborting { kill_at: Instant },
-    /// It was killed; its pidfd will tell.
-    Killed,
+    /// It was killed; its pidfd will tell, or it is abandoned then.
+    Killed { abandon_at: Instant },
 }
 
 /// The life of the agents, one after the other.
@@ -147,11 +153,14 @@ impl Supervisor {
             ),
             State::Ready { .. } => self.look(now, beat, was_starved),
             State::Aborting { kill_at } if now >= kill_at => {
-                self.state = State::Killed;
+                self.state = State::Killed {
+                    abandon_at: now + DEATH_LIMIT,
+                };
                 Action::Kill
             }
+            State::Killed { abandon_at } if now >= abandon_at => Action::Abandon,
             State::Absent { .. } | State::Starting { .. } => Action::Nothing,
-            State::Aborting { .. } | State::Killed => Action::Nothing,
+            State::Aborting { .. } | State::Killed { .. } => Action::Nothing,
         }
     }
 
@@ -201,7 +210,7 @@ impl Supervisor {
             State::Starting { since } => Some(since + START_LIMIT),
             State::Ready { looked, .. } => Some(looked + BEAT_INTERVAL),
             State::Aborting { kill_at } => Some(kill_at),
-            State::Killed => None,
+            State::Killed { abandon_at } => Some(abandon_at),
         }
     }
 
@@ -262,17 +271,15 @@ mod tests {
         ));
         assert_eq!(supervisor.tick(now + 4 * SECOND, 6, false), Action::Nothing);
         assert_eq!(supervisor.tick(now + 5 * SECOND, 6, false), Action::Kill);
-        assert_eq!(
-            supervisor.tick(now + 60 * SECOND, 6, false),
-            Action::Nothing
-        );
-        assert_eq!(
-            supervisor.next_look(),
-            None,
-            "only the pidfd ends this state"
-        );
-        supervisor.gone(now + 61 * SECOND);
-        assert_eq!(supervisor.tick(now + 61 * SECOND, 6, false), Action::Start);
+        let waits_until = now + 5 * SECOND + DEATH_LIMIT;
+        let before = waits_until - SECOND;
+        assert_eq!(supervisor.tick(before, 6, false), Action::Nothing);
+        assert_eq!(supervisor.next_look(), Some(waits_until));
+        // The kernel does not let it die: another one has to do.
+        assert_eq!(supervisor.tick(waits_until, 6, false), Action::Abandon);
+        let pause = supervisor.gone(waits_until);
+        assert_eq!(pause, Duration::ZERO);
+        assert_eq!(supervisor.tick(waits_until, 6, false), Action::Start);
     }
 
     #[test]

@@ -130,7 +130,7 @@ fn prepare(hand_over: &HandOver<'_>) -> io::Result<(Strings, Strings, OwnedFd)> 
 }
 
 /// The environment of this process in the form `exec` takes.
-pub(super) fn own_environment() -> Vec<CString> {
+pub(crate) fn own_environment() -> Vec<CString> {
     std::env::vars_os()
         .filter_map(|(name, value)| {
             let mut text = name.into_vec();
