@@ -1,0 +1,217 @@
+//! Rack applications on requests: bodies, headers, hijacking, `rack.input`, callbacks, early hints. How a
+//! Ruby process loads its application is in `loader_ruby.rs`.
+
+mod support;
+
+use std::io::{Read, Write};
+
+use support::apps::{expect_all_kinds_of_bodies, fixture, get, lines_in_pieces, Scratch, LINES};
+use support::client::{Body, Client, Request};
+use support::process::{AppProcess, Launch};
+use support::{binary, Language};
+
+fn rack() -> Option<AppProcess> {
+    Launch::new(Language::Ruby, &fixture("rack")).start_ready()
+}
+
+#[test]
+fn rack_lint_is_content() {
+    let Some(process) = rack() else { return };
+    let mut client = process.connect();
+    for body in [
+        Body::None,
+        Body::Sized(vec![b'x'; 77]),
+        Body::Sized(vec![b'x'; 3 << 20]),
+    ] {
+        let length = if let Body::Sized(bytes) = &body {
+            bytes.len()
+        } else {
+            0
+        };
+        assert_eq!(
+            client.call(&Request::post("/lint", body)).text(),
+            length.to_string()
+        );
+    }
+    process.expect_log("linted");
+}
+
+#[test]
+fn rack_bodies_are_sent_and_closed() {
+    let Some(process) = rack() else { return };
+    expect_all_kinds_of_bodies(&process);
+    process
+        .connect()
+        .call(&Request::get("/each").method("HEAD"));
+    assert_eq!(get(&process, "/closed").text(), "7");
+}
+
+#[test]
+fn rack_headers_may_be_lists_lines_and_numbers() {
+    let Some(process) = rack() else { return };
+    let response = get(&process, "/arrays");
+    assert_eq!(response.header("x-number"), ["7"]);
+    assert_eq!(response.header("x-many"), ["a", "b"]);
+    assert_eq!(response.header("x-lines"), ["c", "d"]);
+    let response = get(&process, "/text");
+    assert_eq!(response.header("x-utf8"), ["é"]);
+    assert_eq!(response.body, [0xC3, 0xBC, 0xFF]);
+    assert_eq!(get(&process, "/status").status, 418);
+}
+
+#[test]
+fn rack_headers_cannot_smuggle_another_one() {
+    let Some(process) = rack() else { return };
+    assert_eq!(get(&process, "/nul").status, 500);
+    process.expect_log("NUL");
+}
+
+/// Reads a raw stream to its end; returns its head and what followed.
+fn raw(client: &mut Client) -> (String, String) {
+    let head = binary::receive_head(&mut client.stream).expect("a head");
+    assert_eq!(head.flags, binary::RAW | binary::LAST);
+    assert_eq!(head.number, client.number());
+    let mut rest = String::new();
+    client
+        .stream
+        .read_to_string(&mut rest)
+        .expect("a stream that ends");
+    (head.text, rest)
+}
+
+#[test]
+fn rack_applications_may_take_the_connection() {
+    let Some(process) = rack() else { return };
+    for (path, has_head, text) in [
+        ("/partial", true, "raw"),
+        ("/stream", true, "streamed"),
+        ("/full", false, "HTTP/1.1 299 Mine\r\n\r\nall mine"),
+    ] {
+        let mut client = process.connect();
+        client.send(&Request::get(path));
+        let (head, stream) = raw(&mut client);
+        assert_eq!(
+            head.starts_with("200\0content-type\0text/plain"),
+            has_head,
+            "{head:?}"
+        );
+        assert_eq!(head.is_empty(), !has_head, "{head:?}");
+        assert_eq!(stream, text);
+        assert_eq!(get(&process, "/version").status, 200, "the process goes on");
+    }
+}
+
+#[test]
+fn rack_input_can_be_read_by_line_and_length() {
+    let Some(process) = rack() else { return };
+    let is_rack2 = get(&process, "/version").text().starts_with('2');
+    let first = r#"["one\n", "two", " three\nfour\nfive"]"#;
+    let again = match is_rack2 {
+        true => r#"["one\n", "two three\n", "four\n", "five"]"#,
+        false => "no rewind",
+    };
+    let mut client = process.connect();
+    assert_eq!(
+        client.call(&lines_in_pieces()).text(),
+        format!("{first} {again}")
+    );
+    let sized = Request::post("/input", Body::Sized(LINES.as_bytes().to_vec()));
+    assert!(client.call(&sized).text().starts_with(first));
+}
+
+/// Also where `rewind` must be possible, as Rack 2 demands.
+#[test]
+fn rack_input_is_read_while_it_arrives_and_leaves_no_file() {
+    let scratch = Scratch::app(&[(
+        "config.ru",
+        "run ->(env) { [200, {}, [[env['rack.input'].gets, env['rack.input'].read(2)].to_s]] }\n",
+    )]);
+    let uploads = scratch.path().join("tmp");
+    std::fs::create_dir(&uploads).expect("make a directory");
+    let launch = Launch::new(Language::Ruby, scratch.path());
+    let launch = launch.variable("TMPDIR", &uploads.to_string_lossy());
+    let Some(process) = launch.start_ready() else {
+        return;
+    };
+    let mut client = process.connect();
+    let whole = client.encode(&lines_in_pieces());
+    let but_the_end = &whole[..whole.len() - "five".len() - 4];
+    client.stream.write_all(but_the_end).expect("send a part");
+    let response = client
+        .receive("POST")
+        .expect("a response, before all of it is here");
+    assert_eq!(response.text(), "[\"one\\n\", \"tw\"]");
+    assert!(response.is_last, "who knows how much would come");
+    let left: Vec<_> = std::fs::read_dir(&uploads).expect("read it").collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn rack_script_errors_and_foreign_broken_pipes_are_500() {
+    let Some(process) = rack() else { return };
+    assert_eq!(get(&process, "/not-implemented").status, 500);
+    process.expect_log("a ScriptError");
+    assert_eq!(get(&process, "/broken-pipe").status, 500);
+    process.expect_log("the application's own");
+}
+
+#[test]
+fn rack_callbacks_run() {
+    let Some(mut process) = rack() else { return };
+    process.expect_log("starting, forked: false");
+    assert_eq!(get(&process, "/finished").status, 200);
+    process.expect_log("response finished");
+    assert_eq!(get(&process, "/after").status, 200);
+    process.expect_log("after the reply");
+    process.expect_log("signals are handled");
+    process.tell("stop");
+    process.wait();
+    process.expect_log("stopping");
+}
+
+#[test]
+fn rack_early_hints_come_before_the_response() {
+    const INTERIM: u32 = 4;
+    let Some(process) = rack() else { return };
+    let mut client = process.connect();
+    client.send(&Request::get("/hints").protocol("HTTP/2.0"));
+    let hints = binary::receive_head(&mut client.stream).expect("a head");
+    assert_eq!((hints.flags, hints.number), (INTERIM, client.number()));
+    assert_eq!(
+        hints.text,
+        "103\0link\0</a.css>; rel=preload\0link\0</b.js>; rel=preload"
+    );
+    assert_eq!(client.receive("GET").expect("a response").text(), "hinted");
+    let text = get(&process, "/hints").text();
+    assert_eq!(text, "hinted", "and none for HTTP/1.1");
+}
+
+/// Nothing of a request or a message may keep an exception from being told.
+#[test]
+fn rack_exceptions_are_told_in_any_encoding() {
+    let app = Scratch::app(&[("config.ru", "run ->(_) { raise 'zu groß' }\n")]);
+    let Some(process) = Launch::new(Language::Ruby, app.path()).start_ready() else {
+        return;
+    };
+    let mut client = process.connect();
+    for target in ["/plain", "/caf\u{e9}"] {
+        assert_eq!(client.call(&Request::get(target)).status, 500);
+        process.expect_log(&format!("GET {target}: "));
+    }
+    assert_eq!(process.log().matches("zu groß").count(), 2);
+}
+
+#[test]
+fn rack_threads_are_announced() {
+    let app = Scratch::app(&[(
+        "config.ru",
+        "begun = Queue.new\n\
+         PhusionPassenger.on_event(:starting_request_handler_thread) { begun << Thread.current }\n\
+         run ->(_) { [200, {}, [[begun.size, Thread.current.equal?(Thread.main)].inspect]] }\n",
+    )]);
+    let launch = Launch::new(Language::Ruby, app.path()).variable("PASSENGER_THREADS", "3");
+    let Some(process) = launch.start_ready() else {
+        return;
+    };
+    support::wait_until(|| get(&process, "/").text() == "[3, false]");
+}

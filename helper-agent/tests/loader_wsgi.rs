@@ -1,0 +1,115 @@
+//! WSGI applications: all of PEP 3333, threads, and what an application may do to Python itself.
+
+mod support;
+
+use support::apps::{
+    expect_all_kinds_of_bodies, expect_cut, fixture, get, lines_in_pieces, Scratch, LINES,
+};
+use support::client::{Body, Request};
+use support::process::{AppProcess, Launch};
+use support::{binary, Language};
+
+fn wsgi() -> Option<AppProcess> {
+    Launch::new(Language::Python, &fixture("wsgi")).start_ready()
+}
+
+#[test]
+fn wsgiref_validate_is_content() {
+    let Some(process) = wsgi() else { return };
+    let mut client = process.connect();
+    assert_eq!(client.call(&Request::get("/validated")).text(), "written,0");
+    let post = Request::post("/validated", Body::Sized(b"hello".to_vec()));
+    assert_eq!(client.call(&post).text(), "written,5");
+    process.expect_log("validated");
+    assert!(!process.log().contains("Error"), "{}", process.log());
+}
+
+#[test]
+fn wsgi_iterables_are_sent_and_closed() {
+    let Some(process) = wsgi() else { return };
+    expect_all_kinds_of_bodies(&process);
+    assert_eq!(get(&process, "/generator").text(), "latecomer");
+    assert_eq!(get(&process, "/file-like").text(), "not really a file");
+    let text = std::fs::read_to_string(process.startup_file()).expect("read");
+    assert_eq!(get(&process, "/rest-of-a-file").text(), text[3..7]);
+    process
+        .connect()
+        .call(&Request::get("/each").method("HEAD"));
+    assert_eq!(get(&process, "/closed").text(), "6");
+}
+
+/// As `gevent.monkey.patch_all()` does it.
+#[test]
+fn wsgi_applications_may_tear_modules_apart() {
+    let text = "import select\nimport socket\ndel select.epoll\nsocket.socket = None\n\n\
+                def application(environ, start_response):\n    \
+                start_response('200 OK', [])\n    return [b'torn']\n";
+    let app = Scratch::app(&[("passenger_wsgi.py", text)]);
+    let Some(process) = Launch::new(Language::Python, app.path()).start_ready() else {
+        return;
+    };
+    assert_eq!(get(&process, "/").text(), "torn");
+}
+
+#[test]
+fn wsgi_start_response_follows_the_rules() {
+    let Some(process) = wsgi() else { return };
+    let response = get(&process, "/changed-mind");
+    assert_eq!((response.status, response.text().as_str()), (503, "sorry"));
+    expect_cut(&process, "/too-late");
+    process.expect_log("too late to change");
+    for path in ["/twice", "/no-start", "/nul", "/broken-pipe"] {
+        assert_eq!(get(&process, path).status, 500, "{path}");
+    }
+    process.expect_log("a second time");
+    process.expect_log("did not call start_response");
+}
+
+#[test]
+fn wsgi_strings_are_latin1() {
+    let Some(process) = wsgi() else { return };
+    let mut client = process.connect();
+    client.send(&Request::get("/latin").header("X-Latin", "é"));
+    let head = binary::receive_head(&mut client.stream)
+        .expect("a head")
+        .text;
+    // What came as UTF-8 goes back byte for byte; the lone byte E9 is not UTF-8.
+    assert!(head.ends_with("X-Latin\0\u{FFFD}\0X-Back\0é"), "{head:?}");
+}
+
+#[test]
+fn wsgi_input_can_be_read_in_every_way() {
+    let Some(process) = wsgi() else { return };
+    let expected = r"[b'one\n', b'two', b' t', [b'hree\n', b'four\n', b'five'], b'', []]";
+    let mut client = process.connect();
+    assert_eq!(client.call(&lines_in_pieces()).text(), expected);
+    let sized = Request::post("/input", Body::Sized(LINES.as_bytes().to_vec()));
+    assert_eq!(client.call(&sized).text(), expected);
+}
+
+/// Where Python's threads have become greenlets, which only run when somebody gives way, the server's own are real.
+#[test]
+fn wsgi_threads_are_real_where_the_application_has_replaced_them() {
+    let text = "import _thread, threading\n\
+                def never(*_arguments, **_named): return 0\n\
+                real, _thread.start_new_thread = _thread.start_new_thread, never\n\
+                threading._start_new_thread = threading._start_joinable_thread = never\n\
+                both = _thread.allocate_lock()\n\
+                both.acquire()\n\n\
+                def application(environ, start_response):\n    \
+                start_response('200 OK', [])\n    \
+                if environ['PATH_INFO'] == '/wait': both.acquire()\n    \
+                else: both.release()\n    \
+                return [b'%d' % (_thread.get_ident() != threading.main_thread().ident)]\n";
+    let app = Scratch::app(&[("passenger_wsgi.py", text)]);
+    let launch = Launch::new(Language::Python, app.path()).variable("PASSENGER_THREADS", "2");
+    let Some(mut process) = launch.start_ready() else {
+        return;
+    };
+    let mut waiting = process.connect();
+    waiting.send(&Request::get("/wait"));
+    assert_eq!(get(&process, "/go").text(), "1");
+    assert_eq!(waiting.receive("GET").expect("a response").text(), "1");
+    process.tell("stop");
+    assert_eq!(process.wait().code(), Some(0));
+}
