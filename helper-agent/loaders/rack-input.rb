@@ -119,7 +119,8 @@ module PassengerLoader
 
     # Nothing is left of it, however this process ends.
     def nameless_file
-      directory = ENV['TMPDIR'] || '/tmp'
+      require 'tmpdir'
+      directory = Dir.tmpdir # the first that is there of TMPDIR and the usual ones
       file = begin
         File.open(directory, File::RDWR | File::TMPFILE | File::BINARY, 0o600)
       rescue Errno::EOPNOTSUPP, Errno::EISDIR # not every filesystem can

@@ -3,61 +3,20 @@
 # Loads one Rack application (Rack 2 or 3) and serves it to Apache's workers.
 #
 # Started by the helper agent with the control socket on descriptor 3 and a listening Unix socket on
-# descriptor 4; docs/protocols.md, section 4, is the contract. From top to bottom: the control socket, the loop
-# over all connections, loading. What happens on one connection is in rack-connection.rb, what applications may
-# call in ruby/phusion_passenger.rb.
+# descriptor 4; docs/protocols.md, section 4, is the contract. From top to bottom: the loop over all connections,
+# loading. The control socket is in rack-control.rb, what happens on one connection in rack-connection.rb, what
+# applications may call in ruby/phusion_passenger.rb.
 #
-# Only `socket` is required before Bundler has spoken: any default gem activated earlier (stringio, tempfile…)
-# could be another version than the one in the application's Gemfile.lock.
+# Only the native part of `socket` is required before Bundler has spoken: any default gem activated earlier (stringio,
+# tempfile, and io-wait, which the rest of `socket` needs) could be another version than the one in the application's
+# Gemfile.lock.
 
-require 'socket'
+require 'socket.so'
+require_relative 'rack-control'
 require_relative 'rack-connection'
 require_relative 'ruby/phusion_passenger'
 
 module PassengerLoader
-  # Lines to and from the agent.
-  class Control
-    attr_reader :io
-
-    def initialize(descriptor)
-      @io = UNIXSocket.for_fd(descriptor)
-      @io.close_on_exec = true
-      @input = String.new
-    end
-
-    # Sends one line. That the agent is gone is noticed by reading, not here. One system call and no Ruby
-    # lock, because signal handlers call it.
-    def say(*words)
-      @io.syswrite("#{words.join(' ')}\n")
-    rescue SystemCallError, IOError
-      nil
-    end
-
-    def error(step, text)
-      text = text.dup.force_encoding(Encoding::UTF_8).scrub('?')
-      text = "#{text[0, 1500]}…" if text.length > 1500
-      say('error', step, text.gsub(/[\\\n\r]/, '\\' => '\\\\', "\n" => '\\n', "\r" => '\\r'))
-    end
-
-    # The lines that have arrived; a final nil means that it is time to go.
-    def lines
-      while (read = @io.read_nonblock(4096, exception: false)).is_a?(String)
-        @input << read
-      end
-      lines = @input.slice!(/\A.*\n/m).to_s.split("\n")
-      read.nil? ? lines << nil : lines
-    rescue SystemCallError
-      [nil]
-    end
-
-    # SIGTERM's way to the loop: this end sees "end of file", which wakes `select` without a second pipe.
-    def end_of_input
-      @io.shutdown(Socket::SHUT_RD)
-    rescue SystemCallError, IOError
-      nil
-    end
-  end
-
   # Waits for requests on all connections and runs them: in the loop itself, or in threads if several are wanted.
   class Server
     def initialize(app, control, listener, settings)
@@ -106,7 +65,7 @@ module PassengerLoader
 
     def log_exception(error, env)
       where = env && "#{env['REQUEST_METHOD']} #{env['REQUEST_URI']}: "
-      $stderr.write("#{where}#{error.full_message(highlight: false)}")
+      $stderr.write(where.to_s.b << PassengerLoader.story_of(error))
     end
 
     # In a child the application forked: let go of what belongs to the parent, without disturbing it.
@@ -315,12 +274,23 @@ module PassengerLoader
   class << self
     def main
       $stdout.sync = $stderr.sync = true
+      read_files_as_utf8
       settings = Settings.take
       control = Control.new(3)
       settings.preload ? preload(control, settings) : run(control, settings)
     end
 
     private
+
+    # Debian's httpd runs in the locale C, in which Ruby takes all files for ASCII: an umlaut in a comment of config.ru
+    # would keep an application from starting.
+    def read_files_as_utf8
+      return unless Encoding.default_external == Encoding::US_ASCII
+
+      verbose, $VERBOSE = $VERBOSE, nil # it warns of what it is asked to do
+      Encoding.default_external = Encoding::UTF_8
+      $VERBOSE = verbose
+    end
 
     def run(control, settings)
       listener = listen(4)
@@ -350,6 +320,7 @@ module PassengerLoader
         set_up_load_path
         # First, so that an application that has the original in its Gemfile gets ours.
         $LOAD_PATH.unshift(File.join(__dir__, 'ruby'))
+        require 'socket'
         require 'stringio'
         require_rack
         build(settings.startup_file)
@@ -367,7 +338,7 @@ module PassengerLoader
     def reporting(step, control, settings)
       yield
     rescue Exception => e # rubocop:disable Lint/RescueException -- whatever it was, the administrator must read it
-      $stderr.write(e.full_message(highlight: false))
+      $stderr.write(PassengerLoader.story_of(e))
       control.error(step, explain(e, settings.startup_file))
       exit!(1)
     end
@@ -406,12 +377,14 @@ module PassengerLoader
       built.is_a?(Array) ? built.first : built
     end
 
+    # Bytes: a path, a message and a class may each have an encoding of their own.
     def explain(error, file)
       return "#{file} called exit (status #{error.status}) while it was loaded" if error.is_a?(SystemExit)
 
       place = error.backtrace_locations&.find { |location| !location.path.start_with?('<internal', __FILE__) }
-      at = place && " (#{place.path}:#{place.lineno})"
-      "#{error.class} while loading #{file}: #{error.message.lines.first.to_s.chomp}#{at}"
+      at = place ? [' (', place.path, ':', place.lineno, ')'] : []
+      first = error.message.b.lines.first.to_s.chomp
+      [error.class, ' while loading ', file, ': ', first, *at].map { |part| part.to_s.b }.join
     end
 
     def serve(app, control, listener, settings)
@@ -430,7 +403,8 @@ module PassengerLoader
       trap('USR1') { control.say('leave') }
       trap('HUP') { nil }
       trap('QUIT') do
-        $stderr.write(Thread.list.map { |thread| "#{thread.inspect}\n  #{thread.backtrace&.join("\n  ")}\n" }.join)
+        lines = Thread.list.flat_map { |thread| [thread.inspect, *thread.backtrace&.map { |line| "  #{line}" }] }
+        $stderr.write(lines.map { |line| line.b << "\n" }.join)
       end
       PhusionPassenger.call_event(:after_installing_signal_handlers)
     end

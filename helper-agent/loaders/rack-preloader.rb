@@ -104,7 +104,7 @@ module PassengerLoader
       end
       ::Sequel::DATABASES.each(&:disconnect) if defined?(::Sequel::DATABASES)
     rescue StandardError => e
-      warn "Cannot close the database connections before forking: #{e.full_message(highlight: false)}"
+      warn 'Cannot close the database connections before forking: '.b << PassengerLoader.story_of(e)
     end
 
     def warn_of_shared_connections

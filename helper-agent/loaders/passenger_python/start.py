@@ -11,7 +11,8 @@ import atexit
 import faulthandler
 import os
 import sys
-# Before the application, which may remove it from its module (gevent does); for wsgi_server.py.
+# Before the application, which may remove or replace them in their modules (gevent does); for wsgi_server.py.
+from _thread import start_new_thread  # noqa: F401
 from select import epoll  # noqa: F401
 
 from .out_of_band import OutOfBandWork

@@ -13,7 +13,7 @@ import struct
 import sys
 import time
 
-from .start import epoll
+from .start import epoll, start_new_thread
 from .wsgi_connection import Connection, FileWrapper
 
 # Credentials of a Unix socket's peer: pid, uid, gid.
@@ -51,13 +51,13 @@ class Server:
         self._threaded = settings.threads > 1
         # Requests in execution, only with threads: the loop itself never looks while it executes one.
         self._executing = {}
+        self._threads = settings.threads
         if self._threaded:
-            import queue
-            import threading
-            self._queue = queue.SimpleQueue()
-            self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(settings.threads)]
-            for thread in self._threads:
-                thread.start()
+            self._queue = simple_queue()
+            # Gets a word of each thread that has ended.
+            self._ended = simple_queue()
+            for _ in range(settings.threads):
+                start_thread(self._work)
 
     def run(self):
         while not self.stopping:
@@ -219,10 +219,10 @@ class Server:
             else:
                 self._drop(connection)
         if self._threaded:
-            for _ in self._threads:
+            for _ in range(self._threads):
                 self._queue.put(None)
-            for thread in self._threads:
-                thread.join()
+            for _ in range(self._threads):
+                self._ended.get()
             for connection in self._connections.values():
                 if self._wind_up(connection):
                     connection.answer(self._application)
@@ -232,6 +232,7 @@ class Server:
         while True:
             connection = self._queue.get()
             if connection is None:
+                self._ended.put(None)
                 return
             try:
                 again = connection.answer(self._application)
@@ -245,6 +246,26 @@ class Server:
             else:
                 self._drop(connection)
             self._work_if_idle()
+
+
+def simple_queue():
+    """A queue that locks by the kernel, whatever the application has made of the module queue."""
+    try:
+        from _queue import SimpleQueue
+    except ImportError:
+        from queue import SimpleQueue
+    return SimpleQueue()
+
+
+def start_thread(run):
+    """A thread of the kernel. Python's are greenlets where an application has them replaced (gevent, eventlet): these
+    would wait for ever for the loop to give way."""
+    import _thread
+    if _thread.start_new_thread is start_new_thread:
+        import threading
+        threading.Thread(target=run, daemon=True).start()
+    else:
+        start_new_thread(run, ())
 
 
 def serve(application, start):

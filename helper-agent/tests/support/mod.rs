@@ -6,6 +6,7 @@
     reason = "each of the loader test programs uses a part of this"
 )]
 
+pub(crate) mod apps;
 pub(crate) mod binary;
 pub(crate) mod client;
 pub(crate) mod http;
@@ -86,6 +87,30 @@ impl Language {
         apps.join(format!("{kind}-{}", self.name()))
     }
 }
+
+/// Makes one `#[test]` per language of each function named: of `all` languages, or of those with a `binary` protocol.
+/// The functions get the language.
+#[allow(unused_macros, reason = "only some of the test programs have a suite")]
+macro_rules! suite {
+    ($($language:ident = $variant:ident: $($test:ident)*;)*) => {
+        $(mod $language {
+            $(#[test]
+            fn $test() {
+                super::$test(super::Language::$variant);
+            })*
+        })*
+    };
+    (all: $($all:ident)*; binary: $($binary:ident)*;) => {
+        suite! {
+            ruby = Ruby: $($all)* $($binary)*;
+            python = Python: $($all)* $($binary)*;
+            asgi = Asgi: $($all)*;
+            node = Node: $($all)*;
+        }
+    };
+}
+#[allow(unused_imports, reason = "only some of the test programs have a suite")]
+pub(crate) use suite;
 
 /// Returns when the condition holds; panics when that takes too long.
 pub(crate) fn wait_until(mut condition: impl FnMut() -> bool) {

@@ -35,6 +35,7 @@ pub(crate) struct Launch {
     app: PathBuf,
     startup_file: String,
     variables: Vec<(String, String)>,
+    loader: PathBuf,
 }
 
 impl Launch {
@@ -44,7 +45,15 @@ impl Launch {
             app: fs::canonicalize(app).expect("the application's directory exists"),
             startup_file: language.startup_file().to_owned(),
             variables: Vec::new(),
+            loader: language.loader(),
         }
+    }
+
+    /// Takes the loader from another directory than the repository's.
+    pub(crate) fn loaders_in(mut self, directory: &Path) -> Self {
+        let name = self.loader.file_name().expect("it is a file");
+        self.loader = directory.join(name);
+        self
     }
 
     pub(crate) fn startup_file(mut self, name: &str) -> Self {
@@ -82,8 +91,9 @@ impl Launch {
         let child = Command::new("/bin/sh")
             .args(["-c", placing, "sh"])
             .arg(interpreter)
-            .arg(self.language.loader())
+            .arg(&self.loader)
             .current_dir(&self.app)
+            .env_clear()
             .envs(agent_environment(&self.app, &self.startup_file))
             .envs(self.variables)
             .stdin(OwnedFd::from(theirs))
@@ -265,11 +275,17 @@ fn scratch_directory() -> PathBuf {
     directory
 }
 
+/// What the agent gives a process, and nothing of whoever runs the tests.
 fn agent_environment(app: &Path, startup_file: &str) -> Vec<(String, String)> {
     let uid = nix::unistd::getuid().to_string();
     let app_root = app.to_string_lossy().into_owned();
     let startup_path = app.join(startup_file).to_string_lossy().into_owned();
+    let path = std::env::var("PATH").unwrap_or_else(|_| "/usr/bin:/bin".to_owned());
     [
+        ("PATH", path.as_str()),
+        ("HOME", "/"),
+        // As Debian starts httpd.
+        ("LANG", "C"),
         ("IN_PASSENGER", "1"),
         ("PASSENGER_APP_ENV", "production"),
         ("RACK_ENV", "production"),
