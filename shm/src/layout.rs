@@ -13,7 +13,8 @@
 //! │ ProcessSlot × processes 64 B │              │ totals      × processes          64 B │
 //! └──────────────────────────────┘              ├──────────────────────────────────────┤
 //!   every section starts at a                   │ bitmaps     × groups × lines    128 B │
-//!   multiple of 128 bytes                       ├──────────────────────────────────────┤
+//!   multiple of 128 bytes                       │   last word: who was used last        │
+//!                                               ├──────────────────────────────────────┤
 //!                                               │ cells       × groups × cells     16 B │
 //!                                               ├──────────────────────────────────────┤
 //!                                               │ counters    × clients × row       8 B │
@@ -35,7 +36,7 @@ use crate::raw::Shared;
 use crate::sync::{AtomicU32, AtomicU64};
 
 /// Version of everything in this file and of the bits in `protocol/`. Count it up with every change.
-pub(crate) const LAYOUT_VERSION: u32 = 3;
+pub(crate) const LAYOUT_VERSION: u32 = 4;
 
 /// Magic numbers: what a segment is.
 pub(crate) const ROUTES_MAGIC: u64 = u64::from_le_bytes(*b"PSGRrout");
@@ -208,17 +209,23 @@ const _: () = assert!(size_of::<TrafficHeader>() == 3 * LINE && align_of::<Traff
 const _: () = assert!(offset_of!(TrafficHeader, ring_tail) == LINE);
 const _: () = assert!(offset_of!(TrafficHeader, ring_overflow) == 2 * LINE);
 
-/// Totals of a process (`protocol/counter.rs`), on a line of their own: requests of an unlimited one, and
-/// streams of any. Written by: workers, watchdog. Read by: all, as hints.
+/// Totals of a process (`protocol/counter.rs`), on a line of their own: requests of an unlimited one, streams of
+/// any, and when it was used (`protocol/recent.rs`). Written by: workers, watchdog, agent. Read by: all, as hints.
+///
+/// ```text
+/// 0 requests u64 │ 8 streams u64 │ 16 turn u64 │ 24 …
+/// 64
+/// ```
 #[derive(Debug)]
 #[repr(C)]
 pub(crate) struct Total {
     pub(crate) word: AtomicU64,
     pub(crate) streams: AtomicU64,
-    _pad: [AtomicU64; 6],
+    pub(crate) turn: AtomicU64,
+    _pad: [AtomicU64; 5],
 }
 const _: () = assert!(size_of::<Total>() == 64 && offset_of!(Total, word) == 0);
-const _: () = assert!(offset_of!(Total, streams) == 8);
+const _: () = assert!(offset_of!(Total, streams) == 8 && offset_of!(Total, turn) == 16);
 
 /// What has waited in a group's queue since the group came into being. Written by: workers that leave the queue
 /// and, when a group is made, the agent. Read by: agent, tools. For the eye: nothing is decided by it.
@@ -298,6 +305,7 @@ pub fn layout_hash() -> u64 {
         offset_of!(TrafficHeader, ring_tail),
         offset_of!(TrafficHeader, ring_overflow),
         offset_of!(Total, streams),
+        offset_of!(Total, turn),
         offset_of!(Waits, total_us),
         offset_of!(Waits, longest_us),
     ]);
@@ -338,7 +346,8 @@ pub(crate) struct TrafficLayout {
     pub(crate) bitmaps: usize,
     /// Bitmap words of one group that are in use.
     pub(crate) bitmap_words: usize,
-    /// Bitmap words from one group to the next: whole lines.
+    /// Bitmap words from one group to the next: whole lines, the last word of which says who was used last
+    /// (`protocol/recent.rs`), where each take finds it on the way.
     pub(crate) bitmap_stride: usize,
     pub(crate) cells: usize,
     pub(crate) counters: usize,
@@ -372,7 +381,7 @@ impl TrafficLayout {
         let [clients, groups, cells, processes, seats] =
             [c.clients, c.groups, c.cells, c.processes, c.seats].map(usize::from);
         let bitmap_words = cells.div_ceil(64);
-        let bitmap_stride = whole_lines(bitmap_words * 8) / 8;
+        let bitmap_stride = whole_lines((bitmap_words + 1) * 8) / 8;
         let counter_stride = whole_lines(processes * 8) / 8;
         let mut end = size_of::<TrafficHeader>();
         Ok(TrafficLayout {
@@ -468,6 +477,10 @@ mod tests {
             );
             assert!(t.cells >= t.bitmaps + usize::from(c.groups) * t.bitmap_stride * 8);
             assert!(t.bitmap_words * 64 >= usize::from(c.cells));
+            assert!(
+                t.bitmap_words < t.bitmap_stride,
+                "no room for who was used last"
+            );
             let counters = usize::from(c.clients) * t.counter_stride * 8;
             assert_eq!(t.streams, t.counters + counters);
             assert_eq!(t.limits, t.streams + counters);

@@ -146,6 +146,18 @@ impl Traffic {
         Queue::new(cells.unwrap_or_default(), bits.unwrap_or_default())
     }
 
+    /// Who of a group was used last (`protocol/recent.rs`).
+    pub(crate) fn recent(&self, group: u32) -> Option<&AtomicU64> {
+        let next = (group as usize).checked_add(1)?;
+        let end = next.checked_mul(self.layout.bitmap_stride)?;
+        self.bitmaps.get(end.checked_sub(1)?)
+    }
+
+    /// When a process was used.
+    pub(crate) fn turn(&self, process: usize) -> Option<&AtomicU64> {
+        self.totals.get(process).map(|total| &total.turn)
+    }
+
     /// The routing hint of an unlimited process.
     pub(crate) fn total(&self, process: usize) -> Option<&AtomicU64> {
         self.totals.get(process).map(|total| &total.word)

@@ -7,6 +7,7 @@ use crate::ids::{GroupRef, ProcessRef};
 use crate::layout::ProcessSlot;
 use crate::params::{ProcessParams, ProcessSnapshot, ProcessState};
 use crate::protocol::process::{self, ProcessWord};
+use crate::protocol::recent;
 use crate::protocol::seat;
 use crate::sync::{dekker, Ordering};
 
@@ -91,6 +92,7 @@ impl AgentView {
             // Relaxed: a hint.
             total.inspect(|total| total.store(0, Ordering::Relaxed));
         }
+        traffic.turn(index).inspect(|turn| recent::clear(turn));
         let unlimited = params.concurrency == 0;
         let live = word
             .with_state(ProcessState::Live)

@@ -1,9 +1,10 @@
-//! A worker's dealings with the tables: taking a seat, waiting for one, hints. Owns the choice of the
-//! process; seats in hand are `seat.rs`, waiting is `waiter.rs`.
+//! A worker's dealings with the tables: taking a seat, waiting for one, hints. Owns the taking; which process is
+//! chosen is `choice.rs`, seats in hand are `seat.rs`, waiting is `waiter.rs`.
 //!
 //! The fast path (`take`, `Seat::release`) has no lock, no allocation, no system call unless somebody
 //! waits, and touches no reference count: seats and waiters borrow the client.
 
+mod choice;
 mod glance;
 mod route;
 mod seat;
@@ -21,10 +22,12 @@ use crate::protocol::counter;
 use crate::protocol::desk::aged;
 use crate::protocol::process::still;
 use crate::protocol::queue::Granted;
-use crate::protocol::seat::{self as seat_word, SeatState, SeatWord};
+use crate::protocol::recent;
+use crate::protocol::seat::{self as seat_word, SeatWord};
 use crate::sync::{dekker, load_acquire_u32, AtomicU32, Ordering};
 use crate::tables::{Member, Tables};
 
+use choice::Choice;
 pub use route::OffRoute;
 pub use seat::Seat;
 pub use stream::Stream;
@@ -75,21 +78,6 @@ pub struct QueueFull {
     pub oldest: Duration,
 }
 
-/// The best process of a scan. `seat` is `None` if it counts instead.
-struct Choice<'a> {
-    member: Member<'a>,
-    seat: Option<(u16, SeatWord)>,
-}
-
-/// What a scan sees of one process with room.
-struct Room {
-    busy: u32,
-    streams: u32,
-    has_orphans: bool,
-    /// `None` if it counts instead.
-    seat: Option<(u16, SeatWord)>,
-}
-
 /// The end of an attempt to take what was chosen.
 enum Seized<'a> {
     Seat(Seat<'a>),
@@ -116,7 +104,7 @@ impl Client {
 
     /// Takes a seat at the least busy process with room, never waiting. Preferred are processes of the
     /// group's newest code, then those without orphans; `avoid` comes last of all. Of equally busy ones the
-    /// one with fewest streams is taken.
+    /// one with fewest streams is taken, and of those the one that was used last: the others fall idle, and can go.
     ///
     /// # Errors
     /// [`Busy`] when every seat is taken, no process lives, or the oldest waiter has waited so long that
@@ -222,74 +210,6 @@ impl Client {
         self.take_any(group)
     }
 
-    /// The best process with room. Among equals the first of the table, for every thread of every worker the
-    /// same: it is the one that was used last, warm, and those at the end fall idle and can go.
-    fn choose(&self, group: GroupRef, avoid: Option<ProcessRef>) -> Option<Choice<'_>> {
-        let newest = self
-            .tables()
-            .routes
-            .group(group)?
-            .code_generation
-            .load(Ordering::Relaxed);
-        let mut best: Option<(u32, Choice<'_>)> = None;
-        for member in self.tables().members(group) {
-            let Some(room) = self.room(&member) else {
-                continue;
-            };
-            let name = ProcessRef::new(index_u32(member.index), member.word.generation());
-            let score = u32::from(avoid == Some(name)) << 31
-                | u32::from(room.has_orphans) << 30
-                | u32::from(member.code_generation() != newest) << 29
-                | room.busy.min((1 << 17) - 1) << 12
-                | room.streams.min((1 << 12) - 1);
-            if best.as_ref().is_none_or(|(least, _)| score < *least) {
-                let seat = room.seat;
-                best = Some((score, Choice { member, seat }));
-                if score == 0 {
-                    break;
-                }
-            }
-        }
-        best.map(|(_, choice)| choice)
-    }
-
-    /// What a process has to offer; `None` if it has no room.
-    fn room(&self, member: &Member<'_>) -> Option<Room> {
-        let streams = self.tables().traffic.stream_total(member.index);
-        let streams = streams.map_or(0, counter::busy_hint);
-        if member.word.is_unlimited() {
-            let total = self.tables().traffic.total(member.index);
-            let busy = total.map_or(0, counter::busy_hint);
-            return Some(Room {
-                busy,
-                streams,
-                has_orphans: false,
-                seat: None,
-            });
-        }
-        let mut room = Room {
-            busy: 0,
-            streams,
-            has_orphans: false,
-            seat: None,
-        };
-        let seats = self
-            .tables()
-            .traffic
-            .seats(member.index, member.concurrency());
-        for (seat, index) in seats.iter().zip(0u16..) {
-            let word = seat_word::look(seat);
-            match word.state() {
-                SeatState::Free => room.seat = room.seat.or(Some((index, word))),
-                state => {
-                    room.busy += 1;
-                    room.has_orphans |= state == SeatState::Orphan;
-                }
-            }
-        }
-        room.seat.is_some().then_some(room)
-    }
-
     /// Takes what was chosen, and looks once more whether it still is what it was.
     fn seize(&self, group: GroupRef, choice: &Choice<'_>) -> Seized<'_> {
         let taken = match choice.seat {
@@ -303,6 +223,7 @@ impl Client {
         let same = still(&choice.member.slot.word, choice.member.word);
         let current = self.tables().routes.is_current(group);
         if same && current {
+            self.note_use(group, choice.member.index);
             return Seized::Seat(seat);
         }
         seat.release();
@@ -310,6 +231,16 @@ impl Client {
             Seized::Lost
         } else {
             Seized::NoGroup
+        }
+    }
+
+    /// Whoever comes next prefers that process among equals.
+    fn note_use(&self, group: GroupRef, process: usize) {
+        let traffic = &self.tables().traffic;
+        // Process tables have at most 1024 slots (`layout::check`).
+        let index = u16::try_from(process).unwrap_or(u16::MAX);
+        if let (Some(recent), Some(turn)) = (traffic.recent(group.index()), traffic.turn(process)) {
+            recent::note(recent, turn, index);
         }
     }
 

@@ -170,6 +170,7 @@ impl<'a> Waiter<'a> {
             && still(&slot.word, word)
             && tables.routes.is_current(self.group)
         {
+            client.note_use(self.group, usize::from(granted.process));
             return Some(seat);
         }
         seat.release();

@@ -9,6 +9,7 @@
 //! | `process.rs` | process: generation · group · state · flags | agent only (in `routes`) |
 //! | `counter.rs` | requests of one worker at one unlimited process, its streams at any | that worker; watchdog |
 //! | `limit.rs` | how long the request of one take may last | who took the seat |
+//! | `recent.rs` | group: turn · process at the front; process: its last turn | workers; agent clears |
 //! | `wait.rs` | sums of what has waited for a group | workers; agent clears |
 //! | `ring.rs` | ring cell: hint · full · lap | workers fill, agent empties |
 //!
@@ -21,6 +22,7 @@ pub mod desk;
 pub(crate) mod limit;
 pub mod process;
 pub mod queue;
+pub mod recent;
 pub mod ring;
 pub mod seat;
 #[cfg(not(loom))]
