@@ -1,6 +1,7 @@
 //! What a user of the whole thing can see, against a real httpd. In the order of a server's life:
 //!
 //! * `serve`: three languages under three MPMs, static files, bodies, streaming.
+//! * `directives`: every directive in every context, with right and wrong values.
 //! * `mapping`: which app a URL belongs to, and what the app is told about it.
 //! * `modules`, `neighbours`: together with httpd's own modules.
 //! * `tls`: TLS and HTTP/2.
@@ -53,6 +54,8 @@ mod clients;
 mod commands;
 mod concurrency;
 mod crash;
+mod directive_rows;
+mod directives;
 mod environment;
 mod error_pages;
 mod failures;

@@ -97,7 +97,7 @@ impl Agent {
         }
         let path =
             instance::app_socket(&self.instance_dir, reference.slot(), reference.generation());
-        let listener = launch::bind(&path, apache)
+        let listener = launch::bind(&path, apache, self.configuration.global.socket_backlog)
             .map_err(|e| format!("cannot make a request socket {}: {e}", path.display()))?;
         let Asked { control, output } = fork::ask(&preloader.body.control, listener)
             .map_err(|e| format!("it cannot be asked to fork: {e}"))?;

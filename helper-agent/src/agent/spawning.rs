@@ -218,13 +218,14 @@ impl Agent {
         };
         starting.note(prepared);
         let tail = Arc::clone(&starting.tail);
-        let listener =
-            match &prepared.port {
-                Some(_) => None,
-                None => Some(launch::bind(&path, apache).map_err(|e| {
-                    format!("cannot make its request socket {}: {e}", path.display())
-                })?),
-            };
+        let listener = match &prepared.port {
+            Some(_) => None,
+            None => Some(
+                launch::bind(&path, apache, self.configuration.global.socket_backlog).map_err(
+                    |e| format!("cannot make its request socket {}: {e}", path.display()),
+                )?,
+            ),
+        };
         let image = self.descriptors.agent_image.as_fd();
         let launched = launch::launch(image, &prepared.order, listener, self.limits)
             .map_err(|e| format!("cannot start a process: {e}"))?;

@@ -3,6 +3,7 @@
 use passenger_shm::messages::Directive;
 
 use super::value;
+use crate::spawn::launch::BACKLOG;
 
 /// Values of the directives of global context, defaults applied.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +30,8 @@ pub struct Global {
     pub websocket_drain_time: u32,
     /// `PassengerDefaultRuby`.
     pub default_ruby: Option<String>,
+    /// `PassengerSocketBacklog`: connections that may wait at a process's socket.
+    pub socket_backlog: u32,
     /// `PassengerDisableLogPrefix`.
     pub disable_log_prefix: bool,
     /// `PassengerPreStart`: URLs, in file order.
@@ -49,6 +52,7 @@ impl Default for Global {
             measure_rate: 4,
             websocket_drain_time: 10,
             default_ruby: None,
+            socket_backlog: BACKLOG,
             disable_log_prefix: false,
             pre_start: vec![],
         }
@@ -84,6 +88,7 @@ impl Global {
             "PassengerStatThrottleRate" => self.stat_throttle_rate = value::count(it, 0)?,
             "PassengerAnalyticsCollectionRate" => self.measure_rate = value::count(it, 1)?,
             "PassengerWebSocketDrainTime" => self.websocket_drain_time = value::count(it, 0)?,
+            "PassengerSocketBacklog" => self.socket_backlog = value::count(it, 0)?,
             "PassengerDefaultRuby" => self.default_ruby = value::optional_text(it)?,
             "PassengerPreStart" => self.pre_start.extend(it.args.iter().cloned()),
             "PassengerDisableLogPrefix" => self.disable_log_prefix = value::flag(it)?,

@@ -15,8 +15,8 @@ use crate::sys::limits::NoFile;
 use crate::sys::pidfd::Pidfd;
 use crate::sys::spawn::{self, Program};
 
-/// Connections that may wait to be accepted; a worker opens one per seat it takes.
-const BACKLOG: i32 = 1024;
+/// Connections that may wait to be accepted where nobody says so; a worker opens one per seat it takes.
+pub const BACKLOG: u32 = 2048;
 
 /// What apps get back of what watchdog and agent changed for themselves.
 #[derive(Debug, Clone, Copy, Default)]
@@ -40,12 +40,12 @@ pub struct Launched {
     pub control: UnixStream,
 }
 
-/// Binds the request socket of an app process. Only `owner` and root can connect, and nobody at all before
-/// that is so.
+/// Binds the request socket of an app process, at which `backlog` connections may wait (the kernel may allow
+/// fewer: `net.core.somaxconn`). Only `owner` and root can connect, and nobody at all before that is so.
 ///
 /// # Errors
 /// Those of `bind`, `chown`, `chmod`, `listen`.
-pub fn bind(path: &Path, owner: Option<u32>) -> io::Result<OwnedFd> {
+pub fn bind(path: &Path, owner: Option<u32>, backlog: u32) -> io::Result<OwnedFd> {
     let fd = socket::socket(
         AddressFamily::Unix,
         SockType::Stream,
@@ -62,7 +62,10 @@ pub fn bind(path: &Path, owner: Option<u32>) -> io::Result<OwnedFd> {
         std::os::unix::fs::lchown(path, Some(owner), None)?;
     }
     // Only from here on can anybody connect.
-    socket::listen(&fd, Backlog::new(BACKLOG)?)?;
+    let backlog = i32::try_from(backlog)
+        .ok()
+        .and_then(|n| Backlog::new(n).ok());
+    socket::listen(&fd, backlog.unwrap_or(Backlog::MAXCONN))?;
     Ok(fd)
 }
 

@@ -102,7 +102,8 @@ fn run(prepared: &Prepared, prefix: &Path, directory: &Path) -> Result<String, S
     process::become_subreaper().map_err(failed("look after its processes"))?;
     let image = prefix.join("libexec/passenger-helper-agent");
     let image = File::open(&image).map_err(|e| format!("cannot open {}: {e}", image.display()))?;
-    let listener = launch::bind(&directory.join("s"), None).map_err(failed("make its socket"))?;
+    let listener = launch::bind(&directory.join("s"), None, launch::BACKLOG)
+        .map_err(failed("make its socket"))?;
     let began = Instant::now();
     let launched = launch::launch(
         image.as_fd(),

@@ -8,6 +8,7 @@
 //! leak at every restart.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::{Mutex, PoisonError};
 
 use passenger_shm::messages as wire;
@@ -21,10 +22,39 @@ pub(crate) struct Collected {
     pub(crate) records: Vec<wire::Record>,
     /// The server each of them stands in.
     pub(crate) marks: Vec<ServerMark>,
-    /// Sentences for the administrator.
-    pub(crate) warnings: Vec<String>,
-    /// Directives that nothing acts on yet, and where each stands first.
-    pub(crate) not_yet: BTreeMap<&'static str, String>,
+    /// What there is to say about directives, each once however often it stands there.
+    remarks: BTreeMap<Remark, Places>,
+}
+
+/// What there is to say about a directive.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Remark {
+    /// Nothing acts on it yet.
+    NotYet(&'static str),
+    /// Nothing ever will.
+    Moot(&'static str),
+    /// The original drops it, too.
+    Obsolete(&'static str),
+    /// An old name, and the one to write.
+    OldName(&'static str, &'static str),
+    /// A sentence that begins with what it is about, and how it goes on after the place.
+    Other(String, String),
+}
+
+/// Where something stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Places {
+    first: String,
+    more: usize,
+}
+
+impl fmt::Display for Places {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.more {
+            0 => write!(f, "({})", self.first),
+            more => write!(f, "({} and {more} more)", self.first),
+        }
+    }
 }
 
 /// Tells one server of a configuration from another: its address, which is never followed.
@@ -92,15 +122,14 @@ pub(crate) fn global(directive: wire::Directive) {
     with(|collected| collected.globals.push(directive));
 }
 
-/// Adds a sentence for the administrator.
-pub(crate) fn warn(sentence: String) {
-    with(|collected| collected.warnings.push(sentence));
-}
-
-/// Remembers that a directive was used that nothing acts on yet.
-pub(crate) fn note_not_yet(name: &'static str, place: impl FnOnce() -> String) {
-    with(|collected| {
-        collected.not_yet.entry(name).or_insert_with(place);
+/// Adds something for the administrator.
+pub(crate) fn remark(remark: Remark, place: impl FnOnce() -> String) {
+    with(|collected| match collected.remarks.get_mut(&remark) {
+        Some(places) => places.more += 1,
+        None => {
+            let first = place();
+            collected.remarks.insert(remark, Places { first, more: 0 });
+        }
     });
 }
 
@@ -110,20 +139,51 @@ pub(crate) fn with_collected<T>(body: impl FnOnce(&Collected) -> T) -> Option<T>
 }
 
 impl Collected {
+    /// Sentences about what should be written otherwise.
+    pub(crate) fn warnings(&self) -> impl Iterator<Item = String> + '_ {
+        self.remarks
+            .iter()
+            .filter_map(|(remark, places)| match remark {
+                Remark::NotYet(_) | Remark::Moot(_) => None,
+                Remark::Obsolete(name) => Some(format!(
+                    "{name} {places} is obsolete and has no effect: remove it"
+                )),
+                Remark::OldName(old, name) => {
+                    Some(format!("{old} {places} is an old name: write {name}"))
+                }
+                Remark::Other(what, rest) => Some(format!("{what} {places} {rest}")),
+            })
+    }
+
     /// The one line about directives nothing acts on yet.
     pub(crate) fn not_yet_line(&self) -> Option<String> {
-        if self.not_yet.is_empty() {
-            return None;
-        }
-        let list: Vec<String> = self
-            .not_yet
-            .iter()
-            .map(|(name, place)| format!("{name} ({place})"))
-            .collect();
+        let list = self.list(|remark| match remark {
+            Remark::NotYet(name) => Some(name),
+            _ => None,
+        })?;
         Some(format!(
-            "accepted, but nothing acts on it in this version yet: {}",
-            list.join(", ")
+            "accepted, but nothing acts on it in this version yet: {list}"
         ))
+    }
+
+    /// The one line about directives nothing will ever act on.
+    pub(crate) fn moot_line(&self) -> Option<String> {
+        let list = self.list(|remark| match remark {
+            Remark::Moot(name) => Some(name),
+            _ => None,
+        })?;
+        Some(format!(
+            "accepted, and without effect on purpose (docs/directives.md says why): {list}"
+        ))
+    }
+
+    fn list(&self, name: impl Fn(&Remark) -> Option<&'static str>) -> Option<String> {
+        let list: Vec<String> = self
+            .remarks
+            .iter()
+            .filter_map(|(remark, places)| Some(format!("{} {places}", name(remark)?)))
+            .collect();
+        (!list.is_empty()).then(|| list.join(", "))
     }
 }
 
@@ -152,14 +212,25 @@ mod tests {
         note(0, directive("PassengerLost"));
         note(3, directive("PassengerLost"));
         global(directive("PassengerRoot"));
-        note_not_yet("PassengerTurbocaching", || "f:7".to_owned());
-        note_not_yet("PassengerTurbocaching", || "f:9".to_owned());
+        remark(Remark::NotYet("PassengerTurbocaching"), || "f:7".to_owned());
+        remark(Remark::NotYet("PassengerTurbocaching"), || unreachable!());
+        let old = Remark::OldName("RailsEnv", "PassengerAppEnv");
+        remark(old, || "f:8".to_owned());
         with_collected(|collected| {
             assert_eq!(collected.records.len(), 2);
             assert_eq!(collected.records[1].directives[0].name, "PassengerUser");
             assert_eq!(collected.globals.len(), 1);
             let line = collected.not_yet_line().expect("a line");
-            assert!(line.ends_with("PassengerTurbocaching (f:7)"), "{line}");
+            assert!(
+                line.ends_with("PassengerTurbocaching (f:7 and 1 more)"),
+                "{line}"
+            );
+            assert_eq!(collected.moot_line(), None);
+            let warnings: Vec<String> = collected.warnings().collect();
+            assert_eq!(
+                warnings,
+                ["RailsEnv (f:8) is an old name: write PassengerAppEnv"]
+            );
         })
         .expect("a pass");
         begin();

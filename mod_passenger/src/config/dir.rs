@@ -3,7 +3,7 @@
 //! One rule: what a section sets wins over what surrounds it; sets are replaced, not united.
 //! Defaults are not stored, the getters apply them.
 
-use super::directives::Setter;
+use super::directive::Setter;
 use super::parse::Value;
 use crate::ffi::pool::Pool;
 

@@ -1,212 +1,12 @@
 //! THE table: every directive httpd shall accept, with what it takes, where it may stand, what
 //! holds without it, and whether something acts on it yet.
 //!
-//! httpd's command table, the parser, the start-up notice and the tests all derive from it. The
+//! httpd's command table, the parser, the start-up notices and the tests all derive from it. The
 //! rows follow the groups of Passenger's reference. It is long because it is a table.
 
 use std::ffi::CStr;
 
-use super::dir::DirConfig;
-use super::parse::Value;
-use crate::ffi::pool::Pool;
-
-/// Puts a value a request needs into the section's configuration.
-pub(crate) type Setter = for<'p> fn(&mut DirConfig<'p>, Pool<'p>, Value<'p>);
-
-/// What a directive takes, and the rules of its words.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
-    /// `On` or `Off`.
-    Flag,
-    /// A whole number between two bounds, both included.
-    Int {
-        /// Least allowed.
-        min: i64,
-        /// Most allowed.
-        max: i64,
-    },
-    /// One text.
-    Text,
-    /// One text that may be the name of a cookie or header field.
-    Token,
-    /// One text per line, any number of lines.
-    Texts,
-    /// One of these words.
-    OneOf(&'static [&'static str]),
-    /// A base URI per line.
-    BaseUri,
-    /// A name and a value, any number of lines.
-    Pair,
-    /// Anything: the value is dropped.
-    Ignored,
-}
-
-/// How many words httpd shall read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Arity {
-    /// `On` or `Off`, checked by httpd.
-    Flag,
-    /// One word.
-    One,
-    /// Two words.
-    Two,
-    /// The rest of the line, unparsed.
-    Raw,
-}
-
-/// The class of `AllowOverride` that admits a directive in `.htaccess`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Override {
-    /// Any class.
-    Any,
-    /// `Options`.
-    Options,
-}
-
-/// Where a directive may stand.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Context {
-    /// Main server only; the value holds for all of httpd.
-    Global,
-    /// Server, virtual host, `<Directory>`, `<Location>`. Influences spawning: never `.htaccess`.
-    Application,
-    /// As `Application`, and `.htaccess`.
-    Location(Override),
-}
-
-/// Does something act on it?
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Status {
-    /// Yes.
-    Built,
-    /// Accepted, and said so at start.
-    NotYet,
-    /// Accepted silently: what it would steer or switch off does not exist here, on purpose.
-    Moot,
-    /// Accepted with a warning, the value dropped; so does the original.
-    Obsolete,
-}
-
-/// One row.
-pub(crate) struct Directive {
-    name: &'static CStr,
-    aliases: &'static [&'static CStr],
-    kind: Kind,
-    context: Context,
-    default: &'static str,
-    help: &'static CStr,
-    status: Status,
-    is_enterprise: bool,
-    setter: Option<Setter>,
-}
-
-impl Directive {
-    /// Canonical name.
-    pub(crate) fn name(&self) -> &'static str {
-        self.name.to_str().unwrap_or_default()
-    }
-
-    /// All names httpd knows it by, the canonical one first.
-    pub(crate) const fn c_name(&self, index: usize) -> Option<&'static CStr> {
-        match index {
-            0 => Some(self.name),
-            _ if index <= self.aliases.len() => Some(self.aliases[index - 1]),
-            _ => None,
-        }
-    }
-
-    /// What it takes.
-    pub(crate) fn kind(&self) -> Kind {
-        self.kind
-    }
-
-    /// How httpd shall cut its line into words.
-    pub(crate) const fn arity(&self) -> Arity {
-        match self.kind {
-            Kind::Flag => Arity::Flag,
-            Kind::Pair => Arity::Two,
-            Kind::Ignored => Arity::Raw,
-            _ => Arity::One,
-        }
-    }
-
-    /// Where it may stand.
-    pub(crate) const fn context(&self) -> Context {
-        self.context
-    }
-
-    /// What holds without it, for the reader.
-    #[allow(dead_code)] // read by the reference page's generator and the tests
-    pub(crate) fn default(&self) -> &'static str {
-        self.default
-    }
-
-    /// One line for `httpd -L` and error messages.
-    pub(crate) const fn help(&self) -> &'static CStr {
-        self.help
-    }
-
-    /// Does something act on it?
-    pub(crate) fn status(&self) -> Status {
-        self.status
-    }
-
-    /// Sold separately by the original; simply here in ours.
-    #[allow(dead_code)] // read by the reference page's generator and the tests
-    pub(crate) fn is_enterprise(&self) -> bool {
-        self.is_enterprise
-    }
-
-    /// Where a request finds the value; `None` if only the agent or the parent needs it.
-    pub(crate) fn setter(&self) -> Option<Setter> {
-        self.setter
-    }
-
-    const fn new(
-        name: &'static CStr,
-        kind: Kind,
-        context: Context,
-        default: &'static str,
-        help: &'static CStr,
-    ) -> Self {
-        Directive {
-            name,
-            aliases: &[],
-            kind,
-            context,
-            default,
-            help,
-            status: Status::NotYet,
-            is_enterprise: false,
-            setter: None,
-        }
-    }
-
-    const fn alias(mut self, aliases: &'static [&'static CStr]) -> Self {
-        self.aliases = aliases;
-        self
-    }
-
-    const fn built(mut self) -> Self {
-        self.status = Status::Built;
-        self
-    }
-
-    const fn moot(mut self) -> Self {
-        self.status = Status::Moot;
-        self
-    }
-
-    const fn enterprise(mut self) -> Self {
-        self.is_enterprise = true;
-        self
-    }
-
-    const fn sets(mut self, setter: Setter) -> Self {
-        self.setter = Some(setter);
-        self
-    }
-}
+use super::directive::{Context, Directive, Kind, Override};
 
 const fn global(n: &'static CStr, k: Kind, d: &'static str, h: &'static CStr) -> Directive {
     Directive::new(n, k, Context::Global, d, h)
@@ -221,15 +21,8 @@ const fn location(n: &'static CStr, k: Kind, d: &'static str, h: &'static CStr) 
 }
 
 const fn obsolete(n: &'static CStr, context: Context) -> Directive {
-    let mut row = Directive::new(
-        n,
-        Kind::Ignored,
-        context,
-        "none",
-        c"obsolete; has no effect",
-    );
-    row.status = Status::Obsolete;
-    row
+    let help = c"obsolete; has no effect";
+    Directive::new(n, Kind::Ignored, context, "none", help).obsolete()
 }
 
 const fn at_least(min: i64) -> Kind {
@@ -245,6 +38,9 @@ const APP_TYPES: Kind = Kind::OneOf(&[
 const SPAWN_METHODS: Kind = Kind::OneOf(&["smart", "smart-lv2", "direct", "conservative"]);
 const AUTO_ON_OFF: Kind = Kind::OneOf(&["auto", "on", "off"]);
 const CONCURRENCY_MODELS: Kind = Kind::OneOf(&["process", "thread"]);
+
+const CALLS_NOBODY: &str = "nothing here calls anybody";
+const NO_PANEL: &str = "nothing here sends anything to a panel elsewhere";
 
 /// Finds a row by any of its names, case-insensitively as httpd does.
 #[cfg(test)]
@@ -265,9 +61,10 @@ pub(crate) static DIRECTIVES: &[Directive] = &[
     global(c"PassengerRoot", Text, "found from the module's own path",
         c"directory that mod_passenger was installed to").built(),
     global(c"PassengerCtl", Pair, "none",
-        c"a low-level option of the watchdog or agent: name and value"),
+        c"a low-level option of the watchdog or agent: name and value").built(),
     global(c"PassengerDumpConfigManifest", Text, "none",
-        c"file that the configuration is written to as JSON at start"),
+        c"file that the configuration is written to as JSON at start")
+        .not_yet("`passenger-status` and the log show what is in force"),
     global(c"PassengerDefaultRuby", Text, "ruby",
         c"Ruby interpreter where PassengerRuby is not set").built(),
     global(c"PassengerLogLevel", Kind::Int { min: 0, max: 7 }, "3",
@@ -279,9 +76,10 @@ pub(crate) static DIRECTIVES: &[Directive] = &[
     global(c"PassengerDisableLogPrefix", Flag, "off",
         c"whether lines of apps appear in the log without a prefix").built(),
     global(c"PassengerSocketBacklog", at_least(0), "2048",
-        c"how many connections may wait at an app process' socket"),
+        c"how many connections may wait at an app process' socket").built(),
     global(c"PassengerFileDescriptorLogFile", Text, "none",
-        c"debug log of every descriptor that is opened or closed"),
+        c"debug log of every descriptor that is opened or closed")
+        .moot("`ls -l /proc/PID/fd` and `strace -e trace=%desc` show it without a log"),
     global(c"PassengerMaxPoolSize", at_least(1), "6",
         c"most app processes at a time, over all apps")
         .alias(&[c"RailsMaxPoolSize"]).built(),
@@ -312,31 +110,32 @@ pub(crate) static DIRECTIVES: &[Directive] = &[
     global(c"PassengerInstanceRegistryDir", Text, "/run/passenger-instreg for root",
         c"directory that holds the instance directory").built(),
     global(c"PassengerSpawnDir", Text, "none",
-        c"parent of spawn work directories, of which there are none here").moot(),
+        c"parent of spawn work directories, of which there are none here").moot("starts need no directory: what they say goes through sockets"),
     global(c"PassengerDisableSecurityUpdateCheck", Flag, "on",
-        c"there is no update check").moot(),
+        c"there is no update check").moot(CALLS_NOBODY),
     global(c"PassengerSecurityUpdateCheckProxy", Text, "none",
-        c"there is no update check").moot(),
+        c"there is no update check").moot(CALLS_NOBODY),
     global(c"PassengerDisableAnonymousTelemetry", Flag, "on",
-        c"there is no telemetry").moot(),
+        c"there is no telemetry").moot(CALLS_NOBODY),
     global(c"PassengerAnonymousTelemetryProxy", Text, "none",
-        c"there is no telemetry").moot(),
+        c"there is no telemetry").moot(CALLS_NOBODY),
     global(c"PassengerStatThrottleRate", at_least(0), "10",
         c"seconds between looks at an app's files and restart.txt").built(),
     global(c"PassengerPreStart", Texts, "none",
         c"URL that is requested after start, so that its app is spawned").built(),
-    global(c"PassengerTurbocaching", Flag, "on",
-        c"whether cacheable responses are served from shared memory"),
+    global(c"PassengerTurbocaching", Flag, "off",
+        c"whether cacheable responses are served from shared memory")
+        .not_yet("mod_cache does it meanwhile, for this module as for others"),
     global(c"PassengerShowVersionInHeader", Flag, "on",
         c"whether X-Powered-By names the version").built(),
     global(c"PassengerAdminPanelUrl", Text, "none",
-        c"there is no outside admin panel").moot(),
+        c"there is no outside admin panel").moot(NO_PANEL),
     global(c"PassengerAdminPanelAuthType", Text, "basic",
-        c"there is no outside admin panel").moot(),
+        c"there is no outside admin panel").moot(NO_PANEL),
     global(c"PassengerAdminPanelUsername", Text, "none",
-        c"there is no outside admin panel").moot(),
+        c"there is no outside admin panel").moot(NO_PANEL),
     global(c"PassengerAdminPanelPassword", Text, "none",
-        c"there is no outside admin panel").moot(),
+        c"there is no outside admin panel").moot(NO_PANEL),
     global(c"PassengerShutdownTimeout", Kind::Int { min: 0, max: 3600 }, "30",
         c"seconds that apps may take to finish when httpd stops").built(),
 
@@ -397,12 +196,13 @@ pub(crate) static DIRECTIVES: &[Directive] = &[
     app(c"PassengerLoadShellEnvvars", Flag, "on",
         c"whether the user's login shell sets up the environment").built(),
     app(c"PassengerPreloadBundler", Flag, "off",
-        c"whether Ruby is started with -r bundler/setup"),
+        c"whether Ruby is started with -r bundler/setup").not_yet("the loader sets Bundler up by itself where there is a Gemfile"),
     app(c"PassengerSpawnMethod", SPAWN_METHODS, "smart for Ruby, direct otherwise",
         c"smart (preload the app, then fork) or direct")
         .alias(&[c"RailsSpawnMethod"]).built(),
     app(c"PassengerDirectInstanceRequestAddress", Text, "127.0.0.1",
-        c"address of the debugging socket of Ruby processes"),
+        c"address of the debugging socket of Ruby processes")
+        .moot("processes have no debugging port; the app's own socket serves httpd alone"),
     app(c"PassengerFriendlyErrorPages", Flag, "on if PassengerAppEnv is development",
         c"whether the browser sees why an app does not start")
         .sets(|c, _, v| c.friendly_error_pages = Some(v.flag())).built(),
@@ -412,9 +212,10 @@ pub(crate) static DIRECTIVES: &[Directive] = &[
     app(c"PassengerForceMaxConcurrentRequestsPerProcess", Kind::Int { min: -1, max: u32::MAX as i64 }, "-1",
         c"requests a process gets at once; 0 means no limit, -1 what it says itself").built(),
     app(c"PassengerMonitorLogFile", Texts, "none",
-        c"log file shown in the outside admin panel, of which there is none").moot(),
+        c"log file shown in the outside admin panel, of which there is none").moot(NO_PANEL),
     app(c"PassengerLveMinUid", at_least(0), "500",
-        c"least uid that is put into a CloudLinux LVE"),
+        c"least uid that is put into a CloudLinux LVE")
+        .moot("CloudLinux's LVE does not exist where this runs; limits are those of httpd's service"),
 
     // --- locations ----------------------------------------------------------------------------
     location(c"PassengerEnabled", Flag, "on",
@@ -447,11 +248,13 @@ pub(crate) static DIRECTIVES: &[Directive] = &[
 
     // --- sold separately by the original ------------------------------------------------------
     global(c"PassengerFlyWith", Text, "none",
-        c"socket of an agent that was started separately").enterprise(),
+        c"socket of an agent that was started separately").enterprise()
+        .not_yet("watchdog and agent already outlive `graceful`, upgrades and each other"),
     app(c"PassengerMemoryLimit", at_least(0), "0",
         c"megabytes after which a process is replaced; 0 means no limit").enterprise().built(),
     app(c"PassengerHardMemoryLimit", at_least(0), "0",
-        c"megabytes after which a process is killed; 0 means no limit").enterprise(),
+        c"megabytes after which a process is killed; 0 means no limit").enterprise()
+        .not_yet("PassengerMemoryLimit replaces such a process gently"),
     global(c"PassengerAnalyticsCollectionRate", at_least(1), "4",
         c"seconds between looks at the processes' memory").enterprise().built(),
     app(c"PassengerMaxInstances", at_least(0), "0",
@@ -463,7 +266,8 @@ pub(crate) static DIRECTIVES: &[Directive] = &[
         c"whether old processes stay if new ones do not start; auto: in production")
         .enterprise().built(),
     app(c"PassengerDebugger", Flag, "off",
-        c"whether Ruby processes can be debugged").enterprise(),
+        c"whether Ruby processes can be debugged").enterprise()
+        .moot("an app can open its debugger itself: `require \"debug/open_nonstop\"`"),
     app(c"PassengerConcurrencyModel", CONCURRENCY_MODELS, "process",
         c"process (one request per process) or thread").enterprise().built(),
     app(c"PassengerThreadCount", at_least(1), "1",

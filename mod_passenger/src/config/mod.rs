@@ -5,20 +5,26 @@
 //! Everything else travels to the agent as numbered records; a request names them by its chain.
 
 mod collect;
+mod ctl;
 mod dir;
+mod directive;
 mod directives;
 mod globals;
 mod parse;
+#[cfg(test)]
+mod reference_tests;
 mod snapshot;
 
 pub(crate) use collect::{
-    begin, discard, global, has_begun, new_record, note, note_not_yet, warn, with_collected,
-    Collected, ServerMark,
+    begin, discard, global, has_begun, new_record, note, remark, with_collected, Collected, Remark,
+    ServerMark,
 };
+pub(crate) use ctl::{ctl, Ctl};
 pub(crate) use dir::DirConfig;
-pub(crate) use directives::{Arity, Context, Directive, Override, Status, DIRECTIVES};
+pub(crate) use directive::{Arity, Context, Directive, Override, Status};
+pub(crate) use directives::DIRECTIVES;
 pub(crate) use globals::{globals, publish, with_absolute_paths, withdraw, Globals};
-pub(crate) use parse::parse;
+pub(crate) use parse::{parse, Value};
 pub(crate) use snapshot::{snapshot, Facts};
 
 use crate::ffi::bindings::request_rec;

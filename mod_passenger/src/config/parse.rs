@@ -2,8 +2,11 @@
 //!
 //! httpd puts file and line in front of the sentence. Nothing here does anything but validate.
 
-use super::directives::{Directive, Kind};
+use super::directive::{Directive, Kind};
 use crate::upstream::head::is_token;
+
+/// Longest text, as long as a path may be.
+const MAX_TEXT_BYTES: usize = 4095;
 
 /// A valid argument.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,11 +68,7 @@ pub(crate) fn parse<'a>(
     if directive.kind() == Kind::Ignored {
         return Ok(None);
     }
-    let word = |index: usize| -> Result<&'a str, String> {
-        let bytes = words.get(index).copied().unwrap_or_default();
-        std::str::from_utf8(bytes)
-            .map_err(|_| format!("{name}: the argument is not valid UTF-8 text"))
-    };
+    let word = |index: usize| text(name, words.get(index).copied().unwrap_or_default());
     let first = word(0)?;
     match directive.kind() {
         Kind::Flag => flag(name, first).map(|value| Some(Value::Flag(value))),
@@ -82,6 +81,24 @@ pub(crate) fn parse<'a>(
         Kind::Pair => Ok(Some(Value::Pair(first, word(1)?))),
         Kind::Ignored => Ok(None),
     }
+}
+
+fn text<'a>(name: &str, bytes: &'a [u8]) -> Result<&'a str, String> {
+    if bytes.len() > MAX_TEXT_BYTES {
+        return Err(format!(
+            "{name}: the argument has {} bytes, which is more than {MAX_TEXT_BYTES}",
+            bytes.len()
+        ));
+    }
+    let text = std::str::from_utf8(bytes)
+        .map_err(|_| format!("{name}: the argument is not valid UTF-8 text"))?;
+    // It would go on in logs, headers and environments.
+    if text.chars().any(char::is_control) {
+        return Err(format!(
+            "{name}: there is a control character in the argument"
+        ));
+    }
+    Ok(text)
 }
 
 fn flag(name: &str, word: &str) -> Result<bool, String> {
@@ -124,8 +141,11 @@ fn one_of<'a>(
     if word.is_empty() {
         return Ok(None);
     }
-    if choices.contains(&word) {
-        return Ok(Some(Value::Text(word)));
+    let chosen = choices
+        .iter()
+        .find(|choice| choice.eq_ignore_ascii_case(word));
+    if let Some(chosen) = chosen {
+        return Ok(Some(Value::Text(chosen)));
     }
     Err(format!(
         "{name} must be one of {}, not \"{word}\"",
@@ -221,6 +241,11 @@ mod tests {
             sentence.contains("smart-lv2") && sentence.contains("\"clever\""),
             "{sentence}"
         );
+        assert_eq!(
+            parse_one("PassengerRollingRestarts", "On"),
+            Ok(Some(Value::Text("on"))),
+            "as httpd's own On and Off"
+        );
     }
 
     #[test]
@@ -234,6 +259,21 @@ mod tests {
     fn text_that_is_not_utf8_is_refused() {
         let root = find("PassengerAppRoot").expect("directive");
         assert!(parse(root, &[b"/srv/\xff"]).unwrap_err().contains("UTF-8"));
+    }
+
+    #[test]
+    fn text_has_a_length_and_no_control_characters() {
+        let longest = "/".repeat(MAX_TEXT_BYTES);
+        assert_eq!(
+            parse_one("PassengerAppRoot", &longest),
+            Ok(Some(Value::Text(&longest)))
+        );
+        let sentence = parse_one("PassengerAppRoot", &format!("{longest}x")).unwrap_err();
+        assert!(sentence.contains("4096 bytes"), "{sentence}");
+        for bad in ["a\rSet-Cookie: x=y", "\u{1b}[31m", "a\u{85}b"] {
+            let sentence = parse_one("PassengerStickySessionsCookieAttributes", bad).unwrap_err();
+            assert!(sentence.contains("control character"), "{sentence}");
+        }
     }
 
     proptest! {

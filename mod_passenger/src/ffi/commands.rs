@@ -1,20 +1,20 @@
 //! httpd's view of our directives: the command table, generated from `config::DIRECTIVES`, and the
 //! callbacks that create, fill and merge per-directory configuration.
 
-use std::ffi::{c_char, c_int, c_uint, c_void, CStr};
+use std::ffi::{c_char, c_int, c_void, CStr};
 use std::ptr;
-
-use passenger_shm::messages as wire;
 
 use super::barrier::guard;
 use super::bindings::{
-    ap_check_cmd_context, ap_directive_t, apr_pool_t, cmd_func, cmd_how, cmd_parms, command_rec,
-    psgr_module_config, request_rec, ACCESS_CONF, FLAG, GLOBAL_ONLY, NOT_IN_FILES, NOT_IN_HTACCESS,
-    NOT_IN_LIMIT, OR_ALL, OR_OPTIONS, RAW_ARGS, RSRC_CONF, TAKE1, TAKE2,
+    apr_pool_t, cmd_func, cmd_how, cmd_parms, command_rec, psgr_module_config, request_rec,
+    ACCESS_CONF, FLAG, OR_ALL, OR_OPTIONS, RAW_ARGS, RSRC_CONF, TAKE1, TAKE2,
 };
 use super::module::passenger_module;
+use super::placement::{misplaced, old_name, Place};
 use super::pool::Pool;
-use crate::config::{self, Arity, Context, DirConfig, Directive, Override, Status, DIRECTIVES};
+use crate::config::{
+    self, Arity, Context, Ctl, DirConfig, Directive, Override, Remark, Status, Value, DIRECTIVES,
+};
 
 /// What httpd shows when a callback panicked.
 const PANICKED: &CStr = c"mod_passenger failed internally while reading this directive";
@@ -100,7 +100,8 @@ const fn command(row: usize, directive: &Directive, name: &'static CStr) -> comm
     };
     #[allow(clippy::cast_possible_wrap)] // a mask of few bits
     let req_override = match directive.context() {
-        Context::Global => RSRC_CONF,
+        // `ACCESS_CONF` only for a better refusal than httpd's (see `misplaced`).
+        Context::Global => RSRC_CONF | ACCESS_CONF,
         Context::Application => RSRC_CONF | ACCESS_CONF,
         Context::Location(Override::Any) => RSRC_CONF | ACCESS_CONF | OR_ALL,
         Context::Location(Override::Options) => RSRC_CONF | ACCESS_CONF | OR_OPTIONS,
@@ -186,18 +187,21 @@ unsafe fn apply<'p>(cmd: *mut cmd_parms, config: *mut c_void, words: &[&'p [u8]]
     let Some(directive) = DIRECTIVES.get(parms.info.addr()) else {
         return PANICKED.as_ptr();
     };
+    let refused = |sentence: String| {
+        let sentence = sentence.replace('\0', "\u{fffd}") + "\0";
+        pool.copy_str(&sentence).as_ptr().cast::<c_char>()
+    };
     // SAFETY: `cmd` is live.
-    let refusal = unsafe { misplaced(cmd, directive) };
-    if !refusal.is_null() {
-        return refusal;
+    if let Some(sentence) = unsafe { misplaced(cmd, directive) } {
+        return refused(sentence);
     }
-    let value = match config::parse(directive, words) {
-        Ok(Some(value)) => value,
+    // SAFETY: httpd sets `directive` to the node being processed.
+    let here = || unsafe { Place::of(parms.directive) };
+    remark_on_name(parms, directive, || here().to_string());
+    let (directive, value) = match meaning(directive, words, || here().to_string()) {
+        Ok(Some(meant)) => meant,
         Ok(None) => return ptr::null(),
-        Err(sentence) => {
-            let sentence = sentence.replace('\0', "\u{fffd}") + "\0";
-            return pool.copy_str(&sentence).as_ptr().cast();
-        }
+        Err(sentence) => return refused(sentence),
     };
     // SAFETY: the section's own configuration (caller), which only this thread touches now.
     let Some(section) = (unsafe { config.cast::<DirConfig<'p>>().as_mut() }) else {
@@ -207,129 +211,46 @@ unsafe fn apply<'p>(cmd: *mut cmd_parms, config: *mut c_void, words: &[&'p [u8]]
         section.set(pool, setter, value);
     }
     if !is_htaccess(parms) {
-        // SAFETY: httpd sets `directive` to the node being processed.
-        let here = unsafe { Place::of(parms.directive) };
         let server = config::ServerMark::of(parms.server);
-        here.keep(pool, section, directive, value.to_args(), server);
+        here().keep(pool, section, directive, value.to_args(), server);
     }
     ptr::null()
+}
+
+/// What the words mean: a directive (for `PassengerCtl` another than the one that is written) and its value.
+fn meaning<'p>(
+    directive: &'static Directive,
+    words: &[&'p [u8]],
+    place: impl FnOnce() -> String,
+) -> Result<Option<(&'static Directive, Value<'p>)>, String> {
+    let value = match config::parse(directive, words)? {
+        Some(Value::Pair(key, value)) => match config::ctl(key, value)? {
+            Ctl::Set(meant, value) => return Ok(Some((meant, value))),
+            Ctl::Nothing => None,
+            Ctl::NoEffect(why) => {
+                let what = format!("{} {key}", directive.name());
+                config::remark(Remark::Other(what, why.to_owned()), place);
+                None
+            }
+        },
+        value => value,
+    };
+    Ok(value.map(|value| (directive, value)))
+}
+
+/// Says once that a name is obsolete, or an old one.
+fn remark_on_name(parms: &cmd_parms, directive: &Directive, place: impl FnOnce() -> String) {
+    if directive.status() == Status::Obsolete {
+        config::remark(Remark::Obsolete(directive.name()), place);
+    // SAFETY: httpd sets `cmd` to the entry being processed.
+    } else if let Some(old) = unsafe { old_name(parms, directive) } {
+        config::remark(Remark::OldName(old, directive.name()), place);
+    }
 }
 
 /// In `.htaccess` httpd uses one pool for both purposes; this is its own test, too.
 fn is_htaccess(parms: &cmd_parms) -> bool {
     ptr::eq(parms.pool, parms.temp_pool) || !config::has_begun()
-}
-
-/// Whether a directive stands where it may not: NULL, or the sentence. Notes warnings.
-///
-/// # Safety
-/// `cmd` is live.
-unsafe fn misplaced(cmd: *mut cmd_parms, directive: &Directive) -> *const c_char {
-    let forbidden: c_uint = match directive.context() {
-        Context::Global => GLOBAL_ONLY,
-        Context::Application => NOT_IN_HTACCESS | NOT_IN_FILES | NOT_IN_LIMIT,
-        Context::Location(_) => NOT_IN_LIMIT,
-    };
-    // SAFETY: live (caller).
-    let refusal = unsafe { ap_check_cmd_context(cmd, forbidden) };
-    // SAFETY: as above; httpd sets `directive` to the node being processed.
-    let here = || unsafe { Place::of((*cmd).directive) }.to_string();
-    if directive.status() == Status::Obsolete {
-        let name = directive.name();
-        config::warn(format!(
-            "{name} ({}) is obsolete and has no effect: remove it",
-            here()
-        ));
-        return ptr::null();
-    }
-    if directive.context() == Context::Global && !refusal.is_null() {
-        config::warn(format!(
-            "{} ({}) holds for all of httpd, wherever it stands: move it out of the section",
-            directive.name(),
-            here()
-        ));
-        return ptr::null();
-    }
-    refusal
-}
-
-/// Where a directive stands.
-struct Place {
-    section: String,
-    file: String,
-    line: u32,
-}
-
-impl Place {
-    /// # Safety
-    /// `node` is NULL or a node of httpd's configuration tree.
-    unsafe fn of(node: *const ap_directive_t) -> Place {
-        // SAFETY: NULL or live (caller).
-        let Some(own) = (unsafe { node.as_ref() }) else {
-            return Place {
-                section: String::new(),
-                file: String::new(),
-                line: 0,
-            };
-        };
-        let mut sections = Vec::new();
-        let mut parent = own.parent;
-        // SAFETY: parents are NULL or live nodes of the same tree.
-        while let Some(section) = unsafe { parent.as_ref() } {
-            // SAFETY: both are NULL or C strings of the tree.
-            let (name, args) = unsafe { (text(section.directive), text(section.args)) };
-            sections.push(format!("{name} {args}"));
-            parent = section.parent;
-        }
-        sections.reverse();
-        let line = u32::try_from(own.line_num).unwrap_or(0);
-        // SAFETY: NULL or a C string of the tree.
-        let file = unsafe { text(own.filename) };
-        Place {
-            section: sections.join(" "),
-            file,
-            line,
-        }
-    }
-
-    /// Writes the directive into the pass that is being collected.
-    fn keep<'p>(
-        self,
-        pool: Pool<'p>,
-        section: &mut DirConfig<'p>,
-        directive: &'static Directive,
-        args: Vec<String>,
-        server: config::ServerMark,
-    ) {
-        if directive.status() == Status::NotYet {
-            config::note_not_yet(directive.name(), || self.to_string());
-        }
-        let Place {
-            section: written,
-            file,
-            line,
-        } = self;
-        let entry = wire::Directive {
-            name: directive.name().to_owned(),
-            args,
-            file,
-            line,
-        };
-        if directive.context() == Context::Global {
-            config::global(entry);
-            return;
-        }
-        if section.record() == 0 {
-            section.set_record(pool, config::new_record(written, server));
-        }
-        config::note(section.record(), entry);
-    }
-}
-
-impl std::fmt::Display for Place {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}:{}", self.file, self.line)
-    }
 }
 
 /// # Safety

@@ -12,6 +12,7 @@ pub(crate) mod log;
 pub(crate) mod lookup;
 pub(crate) mod module;
 pub(crate) mod parking;
+mod placement;
 pub(crate) mod pool;
 pub(crate) mod process;
 pub(crate) mod published;

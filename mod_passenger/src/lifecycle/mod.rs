@@ -128,10 +128,11 @@ pub(crate) fn post_config(configuring: Configuring<'_>) -> Result<(), Refused> {
 }
 
 fn report(collected: &Collected, warn: impl Fn(String), note: impl Fn(String)) {
-    for warning in &collected.warnings {
+    for warning in collected.warnings() {
         warn(format!("{}: {warning}", codes::CONFIG_WARNING));
     }
-    if let Some(line) = collected.not_yet_line() {
+    let lines = [collected.not_yet_line(), collected.moot_line()];
+    for line in lines.into_iter().flatten() {
         note(format!("{}: {line}", codes::NOT_YET));
     }
 }
