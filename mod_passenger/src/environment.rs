@@ -67,12 +67,10 @@ pub(crate) fn binary(r: &Request<'_>, facts: Facts<'_>) -> RequestFrame {
     for (name, value) in r.headers_in().iter() {
         if name.eq_ignore_ascii_case(b"content-type") {
             frame.pair(b"CONTENT_TYPE", value);
-        } else if name.eq_ignore_ascii_case(b"content-length") {
-            // Replaced below by what was really read.
-            if facts.body_bytes.is_none() {
-                frame.pair(b"CONTENT_LENGTH", value);
-            }
-        } else if !is_queue_start(name) && variable_name(name, &mut key) {
+        } else if !name.eq_ignore_ascii_case(b"content-length")
+            && !is_queue_start(name)
+            && variable_name(name, &mut key)
+        {
             frame.pair(&key, value);
         }
     }
@@ -102,7 +100,7 @@ fn is_queue_start(name: &[u8]) -> bool {
     name.eq_ignore_ascii_case(QUEUE_START.as_bytes())
 }
 
-/// `Content-Length` of a body that was read; a request that had none gets none.
+/// `Content-Length` of a body whose length is certain; a request that had none gets none.
 fn length_to_say(r: &Request<'_>, body_bytes: Option<u64>) -> Option<String> {
     let n = body_bytes?;
     let is_said = n > 0 || r.has_body() || r.headers_in().get(c"Content-Length").is_some();

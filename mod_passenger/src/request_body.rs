@@ -43,7 +43,7 @@ impl RequestBody {
         if !buffers {
             let length = r.headers_in().get(c"Content-Length");
             let length = length.and_then(|v| std::str::from_utf8(v).ok()?.trim().parse().ok());
-            return Ok(Self::Stream(length));
+            return Ok(Self::Stream(length.filter(|_| !r.is_body_unpacked())));
         }
         let mut spill = Spill::new(directory, MEMORY_BYTES);
         let mut failure = None;
@@ -69,13 +69,13 @@ impl RequestBody {
         })
     }
 
-    /// Length in bytes where it is known before sending.
+    /// Length in bytes where it is known before sending; of what is still with the client, what that has said.
     pub(crate) fn len(&self) -> Option<u64> {
         match self {
             Self::Empty => Some(0),
             Self::Memory(bytes) => Some(bytes.len() as u64),
             Self::File(_, len) => Some(*len),
-            Self::Stream(_) => None,
+            Self::Stream(length) => *length,
         }
     }
 

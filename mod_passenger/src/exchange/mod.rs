@@ -2,130 +2,43 @@
 //!
 //! ```text
 //! attempt ─► send (head, body) ─► wait for the response head ─► respond (head, body to httpd)
-//!               send.rs               this file              head.rs, respond.rs, output.rs, send_file.rs
+//!         outbound.rs, send.rs     this file, response.rs     head.rs, respond.rs, send_file.rs
+//!                                                             incoming.rs (app's side) ─► output.rs (client's side)
 //! ```
 //! The seat comes back by [`Seat::release`] only when the response's end was read, the app closed, or the
 //! process died; in every other case it becomes an orphan, which is also what dropping it does.
 
 mod head;
+mod incoming;
+mod outbound;
 mod output;
 mod respond;
+mod response;
 mod send;
 mod send_file;
 mod switch;
 
 use crate::config;
-use crate::environment;
 use crate::error::RequestError;
 use crate::ffi::request::Request;
-use crate::mapping::Mapping;
 use crate::request_body::RequestBody;
-use crate::upstream::body::BodyDecoder;
 use crate::upstream::connection::Connection;
-use crate::upstream::frame::{self, RequestFrame, ResponseHeader};
-use crate::upstream::head::{HeadError, ResponseHead};
-use crate::upstream::http1;
+use crate::upstream::frame;
+use crate::upstream::head::HeadError;
 use crate::upstream::retry::{classify, Failure};
 use crate::worker::Worker;
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use passenger_shm::{Hint, ProcessRef, ProcessState, Protocol, Seat};
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
-/// What all attempts of one request share.
-pub(crate) struct Outbound<'a> {
-    /// The body, wherever it is.
-    pub(crate) body: &'a RequestBody,
-    /// Which app it is for.
-    pub(crate) mapping: &'a Mapping,
-    /// Where buffer files go.
-    pub(crate) buffer_directory: &'a Path,
-    /// `SERVER_SOFTWARE`.
-    pub(crate) software: &'a str,
-    /// When it began to look for a process, in microseconds since 1970.
-    queued_us: u64,
-    /// The client asks for a WebSocket.
-    pub(crate) upgrades: bool,
-    /// `Set-Cookie` for the response, where sessions are sticky.
-    pub(crate) cookie: Option<Vec<u8>>,
-    binary: Option<RequestFrame>,
-    http: Option<Vec<u8>>,
-}
+pub(crate) use outbound::Outbound;
+use response::{is_hijack, parse_binary, parse_http, sample, Response};
 
-impl<'a> Outbound<'a> {
-    /// A request that was not sent yet.
-    pub(crate) fn new(
-        body: &'a RequestBody,
-        mapping: &'a Mapping,
-        buffer_directory: &'a Path,
-        software: &'a str,
-    ) -> Self {
-        Self {
-            body,
-            mapping,
-            buffer_directory,
-            software,
-            queued_us: now_us(),
-            upgrades: false,
-            cookie: None,
-            binary: None,
-            http: None,
-        }
-    }
-
-    /// The head for one attempt, encoded once per protocol.
-    fn head(&mut self, r: &Request<'_>, protocol: Protocol, number: u64) -> &[u8] {
-        let (body, upgrades) = (self.body, self.upgrades);
-        let facts = |body_bytes| environment::Facts {
-            queued_us: self.queued_us,
-            script_name: &self.mapping.script_name,
-            software: self.software,
-            keeps_encoded_slashes: self.mapping.keeps_encoded_slashes,
-            body_bytes,
-        };
-        match protocol {
-            Protocol::Binary => {
-                let bytes = match body {
-                    RequestBody::Stream(_) => frame::FRAMED,
-                    _ => body.len().unwrap_or(0),
-                };
-                self.binary
-                    .get_or_insert_with(|| {
-                        let mut head = environment::binary(r, facts(body.len()));
-                        if upgrades {
-                            switch::ask_binary(&mut head);
-                        }
-                        head
-                    })
-                    .finish(number, bytes)
-            }
-            Protocol::Http => {
-                let bytes = match body {
-                    RequestBody::Stream(length) => *length,
-                    _ => body.len(),
-                };
-                self.http.get_or_insert_with(|| {
-                    let mut head = environment::http(r, facts(bytes));
-                    if upgrades {
-                        switch::ask_http(&mut head);
-                    }
-                    head
-                })
-            }
-        }
-    }
-}
-
-/// Microseconds since 1970.
-fn now_us() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    since.map_or(0, |since| {
-        u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
-    })
-}
+/// Most interim responses before the response: each costs the client time and the request memory.
+const MAX_INTERIM: u32 = 64;
 
 /// What a complete response came to.
 pub(crate) enum Answer {
@@ -230,10 +143,16 @@ impl Attempt<'_, '_> {
         protocol: Protocol,
     ) -> Result<Answer, AttemptError> {
         let whole_body_sent = self.send(r, outbound, number, protocol)?;
+        let mut interim = 0;
         loop {
             let mut response = self.await_head(r, number, protocol, outbound.body)?;
             if response.is_interim {
                 self.has_spoken = true;
+                interim += 1;
+                if interim > MAX_INTERIM {
+                    let limit = MAX_INTERIM;
+                    return Err(self.bad_response(HeadError::TooManyInterim { limit }));
+                }
                 respond::interim(r, &response.head);
                 continue;
             }
@@ -432,78 +351,6 @@ enum Interruption {
     Io(io::Error),
 }
 
-/// A response head and how its body ends.
-struct Response {
-    head: ResponseHead,
-    body: BodyDecoder,
-    keeps_alive: bool,
-    is_interim: bool,
-    /// Status 101 on a connection that is all the stream's from now on.
-    is_tunnel: bool,
-}
-
-fn parse_http(input: &[u8], is_head: bool) -> Result<Option<(Response, usize)>, HeadError> {
-    let Some(parsed) = http1::parse_head(input, is_head)? else {
-        return Ok(None);
-    };
-    let is_tunnel = parsed.head.status == 101;
-    let is_interim = parsed.head.status < 200 && !is_tunnel;
-    let response = Response {
-        head: parsed.head,
-        body: parsed.body,
-        keeps_alive: parsed.keeps_alive,
-        is_interim,
-        is_tunnel,
-    };
-    Ok(Some((response, parsed.consumed)))
-}
-
-/// The header of the response to that request, once it is here.
-fn header(input: &[u8], number: u64) -> Result<Option<ResponseHeader>, HeadError> {
-    let header = ResponseHeader::parse(input)?;
-    match &header {
-        Some(header) if header.number != number => Err(HeadError::WrongNumber {
-            expected: number,
-            got: header.number,
-        }),
-        _ => Ok(header),
-    }
-}
-
-/// Whether the app has taken the connection: what follows the header is HTTP/1.1, status line and all.
-fn is_hijack(input: &[u8], number: u64) -> Result<bool, HeadError> {
-    let header = header(input, number)?;
-    Ok(header.is_some_and(|header| header.is_raw && header.head_bytes == 0))
-}
-
-fn parse_binary(input: &[u8], number: u64) -> Result<Option<(Response, usize)>, HeadError> {
-    let Some(header) = header(input, number)? else {
-        return Ok(None);
-    };
-    let end = frame::HEADER_BYTES + header.head_bytes;
-    let Some(head) = input.get(frame::HEADER_BYTES..end) else {
-        return Ok(None);
-    };
-    let head = frame::parse_head(head)?;
-    let body = match header.body_bytes {
-        _ if header.is_raw => BodyDecoder::UntilClose,
-        frame::FRAMED => BodyDecoder::frames(),
-        n => BodyDecoder::Length(n),
-    };
-    let keeps_alive = !header.is_last && !header.is_raw;
-    let is_tunnel = header.is_raw && head.status == 101;
-    Ok(Some((
-        Response {
-            head,
-            body,
-            keeps_alive,
-            is_interim: header.is_interim,
-            is_tunnel,
-        },
-        end,
-    )))
-}
-
 /// What a client's socket is polled for to learn that it left (`nix` has no name for `POLLRDHUP`).
 const LEFT: PollFlags = PollFlags::from_bits_retain(libc::POLLRDHUP);
 
@@ -518,9 +365,4 @@ fn has_left(polled: &PollFd<'_>) -> bool {
     polled
         .revents()
         .is_none_or(|events| events.intersects(PollFlags::POLLHUP | PollFlags::POLLERR))
-}
-
-/// The first bytes of a response, printable.
-fn sample(bytes: &[u8]) -> String {
-    format!("\"{}\"", bytes[..bytes.len().min(60)].escape_ascii())
 }

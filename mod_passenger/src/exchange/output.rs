@@ -90,6 +90,11 @@ impl<'d> Output<'d> {
         self.is_unflushed
     }
 
+    /// Most bytes held back before the app must wait.
+    pub(super) fn bound(&self) -> u64 {
+        self.bound
+    }
+
     /// Bytes held back because the client is slow.
     pub(super) fn held_back(&self) -> u64 {
         self.spill.len()
@@ -139,21 +144,36 @@ impl<'d> Output<'d> {
         }
     }
 
-    /// Whether everything waits for the app's end, or its pause.
-    fn gathers(&self) -> bool {
+    /// Whether everything waits for the app's end, or its pause, because passing on may block.
+    pub(super) fn gathers(&self) -> bool {
         self.holds_all || !self.has_socket
     }
 
-    /// Passes on all that was gathered, as one bucket. Blocks when httpd has not got rid of the one before.
-    fn pass_gathered(&mut self, r: &mut Request<'_>, flush: bool) -> Result<(), OutputError> {
+    /// What was gathered, to be passed on as one bucket, and where to gather more meanwhile.
+    pub(super) fn take_gathered(&mut self) -> (Rest, Spill<'d>) {
         let next = new_spill(self.directory, self.has_socket);
         let rest = std::mem::replace(&mut self.spill, next).into_rest();
+        (rest, new_spill(self.directory, self.has_socket))
+    }
+
+    /// Passes on what was gathered, at once. Blocks when httpd has not got rid of what it got before.
+    pub(super) fn flush_gathered(
+        &mut self,
+        r: &mut Request<'_>,
+        gathered: Rest,
+    ) -> Result<(), OutputError> {
         self.has_passed = true;
-        let end = brigade::Output {
-            flush,
+        let flush = brigade::Output {
+            flush: true,
             ..Default::default()
         };
-        Ok(write_rest(r, rest, end)?)
+        Ok(write_rest(r, gathered, flush)?)
+    }
+
+    /// Goes on with what was gathered meanwhile.
+    pub(super) fn go_on_with(&mut self, next: Spill<'d>) {
+        self.is_unflushed = !next.is_empty() && !self.holds_all;
+        self.spill = next;
     }
 
     fn pass(&mut self, r: &mut Request<'_>, bytes: &[u8]) -> Result<(), OutputError> {
@@ -172,7 +192,11 @@ impl<'d> Output<'d> {
     pub(super) fn pump(&mut self, r: &mut Request<'_>) -> Result<(), OutputError> {
         if self.gathers() {
             return match self.is_full() {
-                true => self.pass_gathered(r, false),
+                true => {
+                    self.has_passed = true;
+                    let (gathered, _) = self.take_gathered();
+                    Ok(write_rest(r, gathered, brigade::Output::default())?)
+                }
                 false => Ok(()),
             };
         }
@@ -186,12 +210,8 @@ impl<'d> Output<'d> {
         Ok(())
     }
 
-    /// The app pauses: the client gets what is there, if it takes it without waiting.
+    /// The app pauses: the client gets what is there, if it takes it without waiting. Not while all is gathered.
     pub(super) fn flush(&mut self, r: &mut Request<'_>) -> Result<(), OutputError> {
-        if self.gathers() {
-            self.is_unflushed = false;
-            return self.pass_gathered(r, true);
-        }
         self.pump(r)?;
         if !self.awaits_client(r) {
             self.has_passed = true;
@@ -245,6 +265,9 @@ impl<'d> Output<'d> {
         };
         // A client that is gone need not be told.
         let _ = write_rest(r, self.spill.into_rest(), end);
+        if self.has_passed && r.ends_by_close() {
+            r.reset_connection();
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! From a response head to its last byte at httpd.
 
 use super::head::set_head;
+use super::incoming::{gather, Event, Incoming, Length};
 use super::output::{Finish, Output, OutputError};
 use super::{
     give_back, has_left, Answer, Attempt, AttemptError, Interruption, Outbound, Response, LEFT,
@@ -12,7 +13,11 @@ use crate::upstream::retry::Failure;
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use std::io;
 use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::thread;
 
+/// Stack of the thread that reads on while this one passes on: it parses and copies, no more.
+const READER_STACK_BYTES: usize = 128 * 1024;
 /// How long a wait for the app lasts before the process word is looked at.
 const SLICE_MS: u16 = 1000;
 /// The same where only httpd can say that the client left (an HTTP/2 stream has no socket to poll).
@@ -23,13 +28,6 @@ pub(super) fn interim(r: &mut Request<'_>, head: &ResponseHead) {
     if head.status == 103 && r.is_http_1_1() && !r.is_nested() {
         r.send_interim(103, c"103 Early Hints", &head.fields);
     }
-}
-
-/// What a wait brought.
-enum Event {
-    Input,
-    End,
-    Died,
 }
 
 impl Attempt<'_, '_> {
@@ -43,7 +41,7 @@ impl Attempt<'_, '_> {
     ) -> Result<Answer, AttemptError> {
         let Response {
             head,
-            body: mut decoder,
+            body: decoder,
             keeps_alive,
             ..
         } = response;
@@ -59,32 +57,26 @@ impl Attempt<'_, '_> {
                 || is_buffered(outbound.mapping.buffers_response, &head),
             crate::config::globals().response_high_watermark,
         );
-        let mut budget = Budget::new(&head, &decoder, discards);
-        let mut gathered = Vec::new();
+        let mut incoming = Incoming::new(&head, decoder, discards);
+        let reusable = keeps_alive && whole_body_sent;
+        let mut bytes = Vec::new();
         loop {
-            gathered.clear();
-            if let Err(BadBody(reason)) = gather(&mut decoder, &mut self.connection, &mut gathered)
-            {
-                let _ = self.abandon();
-                return Err(self.broken_off(r, output, reason));
+            bytes.clear();
+            match incoming.take(&mut self.connection, &mut bytes) {
+                Err(BadBody(reason)) => {
+                    let _ = self.abandon();
+                    return Err(self.broken_off(r, output, reason));
+                }
+                Ok(true) => return self.complete(r, output, &bytes, &incoming, reusable),
+                Ok(false) => {}
             }
-            let fits = budget.spend(&mut gathered);
-            if decoder.is_done() || !fits {
-                return self.complete(
-                    r,
-                    output,
-                    &gathered,
-                    &budget,
-                    keeps_alive && whole_body_sent,
-                );
-            }
-            if let Err(e) = output.add(r, &gathered) {
+            if let Err(e) = output.add(r, &bytes) {
                 return Err(self.output_failed(r, e));
             }
-            match self.await_app(r, &mut output)? {
+            match self.await_app(r, &mut output, &mut incoming)? {
                 Event::Input => {}
-                Event::End if decoder.ends_at_close() => {
-                    return self.complete(r, output, &[], &budget, false);
+                Event::End if incoming.ends_at_close() => {
+                    return self.complete(r, output, &[], &incoming, false);
                 }
                 Event::End | Event::Died => {
                     self.settle();
@@ -150,10 +142,10 @@ impl Attempt<'_, '_> {
         r: &mut Request<'_>,
         output: Output<'_>,
         last: &[u8],
-        budget: &Budget,
+        incoming: &Incoming,
         reusable: bool,
     ) -> Result<Answer, AttemptError> {
-        match budget.verdict() {
+        match incoming.verdict() {
             Length::Right => {
                 // The connection first: whoever gets the seat next finds it in the cache, so that the app has
                 // few connections to watch (`select` in Ruby costs by their number).
@@ -185,6 +177,7 @@ impl Attempt<'_, '_> {
         &mut self,
         r: &mut Request<'_>,
         output: &mut Output<'_>,
+        incoming: &mut Incoming,
     ) -> Result<Event, AttemptError> {
         loop {
             self.look_at_clock();
@@ -192,12 +185,7 @@ impl Attempt<'_, '_> {
                 return Err(self.output_failed(r, e));
             }
             let is_full = output.is_full();
-            let app = if is_full {
-                PollFlags::empty()
-            } else {
-                PollFlags::POLLIN
-            };
-            let mut fds = vec![PollFd::new(self.connection.as_fd(), app)];
+            let mut fds = Vec::with_capacity(2);
             if let Some(client) = self.client {
                 let wants = if output.awaits_client(r) {
                     PollFlags::POLLOUT
@@ -205,6 +193,10 @@ impl Attempt<'_, '_> {
                     PollFlags::empty()
                 };
                 fds.push(PollFd::new(client, wants | LEFT));
+            }
+            // Not even for its end while nothing more may come: that would be said again and again.
+            if !is_full {
+                fds.push(PollFd::new(self.connection.as_fd(), PollFlags::POLLIN));
             }
             let flushes = output.is_unflushed() && !output.awaits_client(r);
             let timeout = match self.client {
@@ -216,19 +208,24 @@ impl Attempt<'_, '_> {
                 Err(nix::errno::Errno::EINTR) => continue,
                 Err(e) => return Err(self.output_failed(r, OutputError::Spill(e.into()))),
                 Ok(0) if flushes => {
-                    if let Err(e) = output.flush(r) {
-                        return Err(self.output_failed(r, e));
-                    }
-                    continue;
+                    let flushed = match output.gathers() {
+                        true => self.flush_and_read(r, output, incoming),
+                        false => output.flush(r).map(|()| Event::Input),
+                    };
+                    return flushed.map_err(|e| self.output_failed(r, e));
                 }
                 Ok(0) if self.is_process_dead() => return Ok(Event::Died),
                 Ok(_) => {}
             }
-            let app = fds[0].revents().unwrap_or(PollFlags::empty());
-            if fds.get(1).is_some_and(has_left) || r.is_aborted() {
+            let has_client_left = self.client.is_some() && fds.first().is_some_and(has_left);
+            let app = fds
+                .last()
+                .filter(|_| !is_full)
+                .and_then(|app| app.revents());
+            if has_client_left || r.is_aborted() {
                 return Err(self.output_failed(r, OutputError::Client));
             }
-            if !is_full && !app.is_empty() {
+            if app.is_some_and(|events| !events.is_empty()) {
                 match self.connection.read() {
                     Ok(0) => return Ok(Event::End),
                     Ok(_) => return Ok(Event::Input),
@@ -237,6 +234,41 @@ impl Attempt<'_, '_> {
                 }
             }
         }
+    }
+
+    /// The app pauses: the client gets what was gathered. httpd may take as long for that as its client does, and
+    /// the app must not wait for either, so another thread reads on meanwhile; it frees the seat when the app is done.
+    fn flush_and_read(
+        &mut self,
+        r: &mut Request<'_>,
+        output: &mut Output<'_>,
+        incoming: &mut Incoming,
+    ) -> Result<Event, OutputError> {
+        let (stop, stopped) = UnixStream::pair().map_err(OutputError::Spill)?;
+        let bound = output.bound();
+        let (gathered, mut next) = output.take_gathered();
+        let (connection, seat) = (&mut *self.connection, &mut self.seat);
+        let holds_seat = self.holds_seat;
+        let mut event = Event::Input;
+        let passed = thread::scope(|scope| {
+            let reader = thread::Builder::new().stack_size(READER_STACK_BYTES);
+            // Without one the app waits for the client; the response is as right.
+            let reader = reader.spawn_scoped(scope, || {
+                let event = incoming.read_until(&stopped, connection, &mut next, bound);
+                if incoming.is_over(event) {
+                    give_back(seat, holds_seat);
+                }
+                event
+            });
+            let passed = output.flush_gathered(r, gathered);
+            drop(stop);
+            if let Ok(reader) = reader {
+                event = reader.join().unwrap_or(Event::Died);
+            }
+            passed
+        });
+        output.go_on_with(next);
+        passed.map(|()| event)
     }
 
     /// Puts the connection into the cache if it can serve another request.
@@ -291,30 +323,12 @@ pub(super) fn lost(r: &mut Request<'_>, error: OutputError) -> AttemptError {
     match error {
         OutputError::Client => AttemptError::Failed(Failure::ClientGone),
         OutputError::Spill(e) => {
+            if r.ends_by_close() {
+                r.reset_connection();
+            }
             AttemptError::Truncated(format!("the response could not be buffered: {e}"))
         }
     }
-}
-
-/// Decodes all input that is here.
-fn gather(
-    decoder: &mut BodyDecoder,
-    connection: &mut crate::upstream::connection::Connection,
-    out: &mut Vec<u8>,
-) -> Result<(), BadBody> {
-    while !decoder.is_done() {
-        let input = connection.input();
-        if input.is_empty() {
-            break;
-        }
-        let fed = decoder.feed(input)?;
-        out.extend_from_slice(&input[fed.payload.clone()]);
-        if fed.consumed == 0 {
-            break;
-        }
-        connection.consume(fed.consumed);
-    }
-    Ok(())
 }
 
 /// The length that a client is told.
@@ -322,82 +336,5 @@ fn announced(head: &ResponseHead, decoder: &BodyDecoder, discards: bool) -> Opti
     match decoder {
         BodyDecoder::Length(n) if !discards => Some(*n),
         _ => head.content_length,
-    }
-}
-
-/// Whether a body had the announced length.
-#[derive(Debug, PartialEq, Eq)]
-enum Length {
-    Right,
-    TooShort,
-    TooLong,
-}
-
-/// Counts a framed body against its Content-Length.
-struct Budget {
-    left: Option<u64>,
-    is_overrun: bool,
-}
-
-impl Budget {
-    fn new(head: &ResponseHead, decoder: &BodyDecoder, discards: bool) -> Self {
-        let counts = !discards && !matches!(decoder, BodyDecoder::Length(_));
-        Self {
-            left: head.content_length.filter(|_| counts),
-            is_overrun: false,
-        }
-    }
-
-    /// Cuts `bytes` to what may still be sent; `false` when something was cut.
-    fn spend(&mut self, bytes: &mut Vec<u8>) -> bool {
-        let Some(left) = self.left else { return true };
-        let n = bytes.len() as u64;
-        if n > left {
-            bytes.truncate(usize::try_from(left).unwrap_or(usize::MAX));
-            self.left = Some(0);
-            self.is_overrun = true;
-            return false;
-        }
-        self.left = Some(left - n);
-        true
-    }
-
-    fn verdict(&self) -> Length {
-        match self.left {
-            _ if self.is_overrun => Length::TooLong,
-            None | Some(0) => Length::Right,
-            Some(_) => Length::TooShort,
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn budget(announced: u64) -> Budget {
-        let mut head = ResponseHead::from_status(b"200").unwrap();
-        head.push(b"Content-Length", announced.to_string().as_bytes())
-            .unwrap();
-        Budget::new(&head, &BodyDecoder::frames(), false)
-    }
-
-    #[test]
-    fn a_body_is_held_to_its_announced_length() {
-        let mut exact = budget(3);
-        assert!(exact.spend(&mut b"abc".to_vec()));
-        assert_eq!(exact.verdict(), Length::Right);
-
-        let mut long = budget(3);
-        let mut bytes = b"abcd".to_vec();
-        assert!(!long.spend(&mut bytes));
-        assert_eq!(
-            (bytes.as_slice(), long.verdict()),
-            (&b"abc"[..], Length::TooLong)
-        );
-
-        let mut short = budget(3);
-        assert!(short.spend(&mut b"ab".to_vec()));
-        assert_eq!(short.verdict(), Length::TooShort);
     }
 }

@@ -74,7 +74,7 @@ impl Attempt<'_, '_> {
         &mut self,
         r: &mut Request<'_>,
         body: &RequestBody,
-        framing: Framing,
+        mut framing: Framing,
     ) -> Result<bool, AttemptError> {
         let mut piece = Vec::with_capacity(PIECE_BYTES + 32);
         loop {
@@ -89,6 +89,13 @@ impl Attempt<'_, '_> {
                     }));
                 }
             };
+            // More bytes than announced would be the app's next request, fewer would keep it waiting.
+            if framing.contradicts(ended) {
+                let _ = self.abandon();
+                return Err(AttemptError::Fatal(RequestError::ClientBody {
+                    status: 400,
+                }));
+            }
             if ended {
                 piece.extend_from_slice(framing.end());
             }
@@ -174,11 +181,11 @@ impl Attempt<'_, '_> {
 }
 
 /// How a streamed body is framed on its way to the app.
-#[derive(Clone, Copy)]
 enum Framing {
     Binary,
     Chunked,
-    Plain,
+    /// By its length: so many bytes are left, `None` when there were more.
+    Plain(Option<u64>),
 }
 
 impl Framing {
@@ -186,11 +193,11 @@ impl Framing {
         match (protocol, length) {
             (Protocol::Binary, _) => Self::Binary,
             (Protocol::Http, None) => Self::Chunked,
-            (Protocol::Http, Some(_)) => Self::Plain,
+            (Protocol::Http, Some(length)) => Self::Plain(Some(length)),
         }
     }
 
-    fn push(self, bytes: &[u8], out: &mut Vec<u8>) {
+    fn push(&mut self, bytes: &[u8], out: &mut Vec<u8>) {
         if bytes.is_empty() {
             return;
         }
@@ -206,15 +213,45 @@ impl Framing {
                 out.extend_from_slice(bytes);
                 out.extend_from_slice(b"\r\n");
             }
-            Self::Plain => out.extend_from_slice(bytes),
+            Self::Plain(left) => {
+                *left = left.and_then(|left| left.checked_sub(bytes.len() as u64));
+                out.extend_from_slice(bytes);
+            }
         }
     }
 
-    fn end(self) -> &'static [u8] {
+    /// Whether the body is not as long as its head says.
+    fn contradicts(&self, ended: bool) -> bool {
+        match self {
+            Self::Plain(left) => left.is_none_or(|left| ended && left > 0),
+            Self::Binary | Self::Chunked => false,
+        }
+    }
+
+    fn end(&self) -> &'static [u8] {
         match self {
             Self::Binary => &[0; 4],
             Self::Chunked => b"0\r\n\r\n",
-            Self::Plain => b"",
+            Self::Plain(_) => b"",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_that_contradicts_its_length_is_noticed() {
+        let mut out = Vec::new();
+        let mut framing = Framing::of(Protocol::Http, Some(5));
+        framing.push(b"abc", &mut out);
+        assert!(!framing.contradicts(false) && framing.contradicts(true));
+        framing.push(b"de", &mut out);
+        assert!(!framing.contradicts(true));
+        framing.push(b"f", &mut out);
+        assert!(framing.contradicts(false));
+        framing.push(b"", &mut out);
+        assert!(framing.contradicts(true));
     }
 }

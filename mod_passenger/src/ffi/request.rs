@@ -22,7 +22,7 @@ pub(crate) struct Request<'r> {
 ///
 /// # Safety
 /// `text` is NULL or a NUL-terminated string that lives and does not change for `'a`.
-unsafe fn bytes<'a>(text: *const c_char) -> &'a [u8] {
+pub(super) unsafe fn bytes<'a>(text: *const c_char) -> &'a [u8] {
     if text.is_null() {
         return b"";
     }
@@ -46,7 +46,7 @@ impl<'r> Request<'r> {
         self.raw
     }
 
-    fn rec(&self) -> &'r c::request_rec {
+    pub(super) fn rec(&self) -> &'r c::request_rec {
         // SAFETY: `raw` is the request of the running hook (from_raw); only this thread uses it, and the
         // views here never keep a reference to a field across a call that changes it.
         unsafe { &*self.raw }
@@ -57,7 +57,7 @@ impl<'r> Request<'r> {
         unsafe { &mut *self.raw }
     }
 
-    fn conn(&self) -> &'r c::conn_rec {
+    pub(super) fn conn(&self) -> &'r c::conn_rec {
         // SAFETY: httpd sets `connection` for every request and it outlives the request.
         unsafe { &*self.rec().connection }
     }
@@ -151,20 +151,6 @@ impl<'r> Request<'r> {
         let main = self.rec().main;
         // SAFETY: `main` is the live request this one is part of (httpd.h), on this same thread, and outlives it.
         (!main.is_null()).then(|| unsafe { Request::from_raw(main) })
-    }
-
-    /// Whether an output filter of that (lower-case) name will see the response.
-    pub(crate) fn has_output_filter(&self, name: &[u8]) -> bool {
-        let mut filter = self.rec().output_filters;
-        while !filter.is_null() {
-            // SAFETY: a live filter of this request's chain; `frec` and its name are httpd's, for its life.
-            let (found, next) = unsafe { (bytes((*(*filter).frec).name), (*filter).next) };
-            if found.eq_ignore_ascii_case(name) {
-                return true;
-            }
-            filter = next;
-        }
-        false
     }
 
     /// Whether this is a subrequest (SSI and the like).
@@ -298,14 +284,6 @@ impl<'r> Request<'r> {
         let copy = unsafe { c::apr_pstrdup(self.rec().pool, value.as_ptr()) };
         // SAFETY: `raw` is the hook's request.
         unsafe { c::ap_set_content_type(self.raw, copy) };
-    }
-
-    /// Takes httpd's own `Range` handling away: the answer is the app's.
-    pub(crate) fn leave_ranges_to_the_app(&mut self) {
-        // SAFETY: the filter chain belongs to this request.
-        unsafe {
-            c::ap_remove_output_filter_byhandle(self.rec().output_filters, c"BYTERANGE".as_ptr())
-        };
     }
 
     /// Sends a 1xx with exactly these fields; what other modules put into the response stays.

@@ -21,7 +21,7 @@ pub(crate) enum HeadError {
     BadStatus { text: String },
     /// A field name that is no token.
     BadName { text: String },
-    /// A line break or NUL in a value.
+    /// A line break, NUL or another control character in a value.
     BadValue { name: String },
     /// Contradicting or malformed `Content-Length`.
     BadLength { text: String },
@@ -31,6 +31,8 @@ pub(crate) enum HeadError {
     WrongNumber { expected: u64, got: u64 },
     /// HTTP/1.1 syntax.
     BadHttp { reason: String },
+    /// Interim responses without end.
+    TooManyInterim { limit: u32 },
 }
 
 impl fmt::Display for HeadError {
@@ -49,7 +51,7 @@ impl fmt::Display for HeadError {
             Self::BadName { text } => write!(f, "the response header name {text:?} is not a token"),
             Self::BadValue { name } => write!(
                 f,
-                "the response header {name:?} contains a line break or NUL"
+                "the response header {name:?} contains a control character"
             ),
             Self::BadLength { text } => {
                 write!(f, "the response has an unusable Content-Length: {text}")
@@ -64,6 +66,12 @@ impl fmt::Display for HeadError {
                 )
             }
             Self::BadHttp { reason } => write!(f, "the response is not HTTP/1.1: {reason}"),
+            Self::TooManyInterim { limit } => {
+                write!(
+                    f,
+                    "more than {limit} interim responses came before the response"
+                )
+            }
         }
     }
 }
@@ -124,7 +132,7 @@ impl ResponseHead {
         let value = value.trim_ascii();
         // Tokens are ASCII, so this cannot fail; lossy keeps it total.
         let name = String::from_utf8_lossy(name).into_owned();
-        if value.iter().any(|b| matches!(b, b'\r' | b'\n' | 0)) {
+        if value.iter().any(|b| b.is_ascii_control() && *b != b'\t') {
             return Err(HeadError::BadValue { name });
         }
         if name.eq_ignore_ascii_case("content-length") {
@@ -228,7 +236,7 @@ mod tests {
             let _ = head.push(b"Connection", named.as_bytes());
             for (name, value) in &head.fields {
                 prop_assert!(!name.is_empty() && name.bytes().all(is_token));
-                prop_assert!(!value.iter().any(|b| matches!(b, b'\r' | b'\n' | 0)));
+                prop_assert!(!value.iter().any(|b| b.is_ascii_control() && *b != b'\t'));
                 prop_assert!(!is_dropped(name) && !name.eq_ignore_ascii_case(&named));
             }
         }
@@ -268,6 +276,10 @@ mod tests {
             head.push(b"X", b"a\r\nSet-Cookie: b"),
             Err(HeadError::BadValue { .. })
         ));
+        for control in [&b"a\0b"[..], b"a\x1b[31mb", b"a\x7fb", b"a\x0bb"] {
+            assert!(head.push(b"X", control).is_err(), "{control:?}");
+        }
+        assert!(head.push(b"X", b"a\tb").is_ok() && head.push(b"X", b"gr\xfc\xdfe").is_ok());
         assert!(matches!(
             head.push(b"X Y", b"a"),
             Err(HeadError::BadName { .. })

@@ -104,7 +104,11 @@ pub(crate) fn parse_head(input: &[u8], is_head: bool) -> Result<Option<Parsed>, 
     } else {
         BodyDecoder::UntilClose
     };
-    let keeps_alive = connection.keeps_alive && body != BodyDecoder::UntilClose;
+    // An app that sends the body which its head speaks of, although there is none by rule, would answer the next
+    // request with it.
+    let speaks_of_body = connection.is_chunked || head.content_length.is_some_and(|n| n > 0);
+    let is_certain = body != BodyDecoder::Length(0) || !speaks_of_body;
+    let keeps_alive = connection.keeps_alive && is_certain && body != BodyDecoder::UntilClose;
     Ok(Some(Parsed {
         head,
         consumed,
@@ -183,6 +187,24 @@ mod tests {
             .unwrap()
             .unwrap();
         assert_eq!(parsed.body, BodyDecoder::Length(0));
+    }
+
+    #[test]
+    fn an_announced_body_that_must_not_come_ends_the_connection() {
+        let keeps = |text: &str, is_head| {
+            let parsed = parse_head(text.as_bytes(), is_head).unwrap().unwrap();
+            assert_eq!(parsed.body, BodyDecoder::Length(0), "{text}");
+            parsed.keeps_alive
+        };
+        assert!(!keeps("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n", true));
+        let chunked = "HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n";
+        assert!(!keeps(chunked, false));
+        assert!(!keeps(
+            "HTTP/1.1 304 Not Modified\r\nContent-Length: 3\r\n\r\n",
+            false
+        ));
+        assert!(keeps("HTTP/1.1 304 Not Modified\r\n\r\n", false));
+        assert!(keeps("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", true));
     }
 
     #[test]
