@@ -1,6 +1,6 @@
 //! `PassengerAppStartCommand`: any program that serves HTTP at `$PORT` is an app.
 
-use crate::websocket;
+use crate::frames;
 use harness::app::owner_uid;
 use harness::wait::PATIENCE;
 use harness::{processes, until, App, Load, Request, Server, Setup, Site};
@@ -223,14 +223,14 @@ fn stop_lets_a_command_finish_its_requests_and_leaves_nothing() {
 fn sockets_reach_a_command() {
     // The same app as Node's loader runs, but on its own.
     let listens = "server.listen(process.env.PORT, '127.0.0.1')";
-    let source = websocket::NODE.replace("server.listen(3000)", listens);
+    let source = frames::NODE.replace("server.listen(3000)", listens);
     assert!(source.contains(listens));
     let site = Site::new("ws", App::files().file("sockets.js", &source))
         .with("PassengerAppStartCommand \"/usr/bin/node sockets.js\"");
     let server = Setup::of(site).start();
-    let mut stream = websocket::open(&server);
-    websocket::echoes(&mut stream, websocket::TEXT, b"hello");
-    websocket::echoes(&mut stream, websocket::BINARY, &[b'x'; 100_000]);
+    let mut stream = frames::open(&server);
+    frames::echoes(&mut stream, frames::TEXT, b"hello");
+    frames::echoes(&mut stream, frames::BINARY, &[b'x'; 100_000]);
     assert_eq!(server.get("ws", "/").ok(), "plain request");
     assert_eq!(server.get("ws", "/open").ok(), "1");
     drop(stream);

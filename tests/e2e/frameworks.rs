@@ -2,7 +2,7 @@
 //! the versions). The apps are in `fixtures/languages`, as each framework's own documentation writes them.
 
 use crate::languages::{self, fixture, site, APP_JS, ASGI, CONFIG_RU, WSGI};
-use crate::websocket;
+use crate::frames;
 use harness::{stage, Language, Server, Setup, Site};
 use std::io::Write;
 use std::net::TcpStream;
@@ -148,9 +148,9 @@ fn bodies_of_rack_3_may_write_themselves() {
     assert!(server.get("rack3", "/release").ok().starts_with("3."));
     assert_eq!(server.get("rack3", "/stream").ok(), "one\ntwo\n");
     assert_eq!(server.get("rack3", "/hijack").ok(), "taken");
-    let (mut socket, head) = websocket::connect(&server, "/socket");
+    let (mut socket, head) = frames::connect(&server, "/socket");
     assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
-    websocket::echoes(&mut socket, websocket::TEXT, "grüße".as_bytes());
+    frames::echoes(&mut socket, frames::TEXT, "grüße".as_bytes());
     // An upload is read while it arrives, and not rewindable.
     let body = vec![b'x'; 3 << 20];
     let length = server.post("rack3", "/upload", &body).ok();
@@ -171,19 +171,19 @@ fn action_cable_works() {
         return;
     }
     let server = Setup::of(site("cable", CONFIG_RU, "cable.ru")).start();
-    let (mut socket, head) = websocket::connect(&server, "/cable");
+    let (mut socket, head) = frames::connect(&server, "/cable");
     assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
     let hears = |socket: &mut TcpStream, words: &str| loop {
-        let (kind, payload) = websocket::read_frame(socket).expect("a message");
+        let (kind, payload) = frames::read_frame(socket).expect("a message");
         let text = String::from_utf8_lossy(&payload).into_owned();
-        assert_eq!(kind, websocket::TEXT, "{text}");
+        assert_eq!(kind, frames::TEXT, "{text}");
         if text.contains(words) {
             break;
         }
         assert!(text.contains(r#""type":"ping""#), "{text}");
     };
     let say = |socket: &mut TcpStream, text: String| {
-        let bytes = websocket::frame(websocket::TEXT, text.as_bytes());
+        let bytes = frames::frame(frames::TEXT, text.as_bytes());
         socket.write_all(&bytes).expect("send");
     };
     hears(&mut socket, "welcome");
@@ -230,11 +230,11 @@ fn fastapi_works() {
     }
     let server = Setup::of(site("fastapi", ASGI, "fastapi_app.py")).start();
     answers_as_it_should(&server, "fastapi", &fixture("fastapi_app.py"));
-    let (mut socket, head) = websocket::connect(&server, "/greet/Ada");
+    let (mut socket, head) = frames::connect(&server, "/greet/Ada");
     assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
-    websocket::echoes(&mut socket, websocket::TEXT, "grüße".as_bytes());
-    websocket::echoes(&mut socket, websocket::TEXT, &[b'x'; 100_000]);
-    let (_, head) = websocket::connect(&server, "/greet/Mallory");
+    frames::echoes(&mut socket, frames::TEXT, "grüße".as_bytes());
+    frames::echoes(&mut socket, frames::TEXT, &[b'x'; 100_000]);
+    let (_, head) = frames::connect(&server, "/greet/Mallory");
     assert!(head.starts_with("HTTP/1.1 403 "), "{head}");
 }
 

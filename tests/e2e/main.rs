@@ -8,6 +8,7 @@
 //! * `hosting`: document roots that are known only at run time.
 //! * `headers`: what an app's response may do.
 //! * `hygiene`: what of a request's head reaches an app.
+//! * `smuggling`: requests that mean two things; `poison`: responses that say too much.
 //! * `identities`: what belongs to one request is never seen by another.
 //! * `sendfile`: files that httpd sends for an app.
 //! * `requests`: what a client's request may do.
@@ -36,8 +37,9 @@
 //! * `restart`: graceful, and what stays warm.
 //! * `retry`: apps that die while they answer.
 //! * `slow`: slow clients and clients that go away.
-//! * `websocket`: connections that are upgraded; `sockets`: what they mean for the processes.
-//! * `hijack`: apps that write HTTP themselves.
+//! * `websocket`: connections that are upgraded, `websocket_crowd`: many of them, `websocket_refused`: requests that only
+//!   look like it; `frames`: the client's side; `sockets`: what they mean for the processes.
+//! * `hijack`: Rack apps that take the connection.
 //! * `sticky`: clients that stay with a process.
 //! * `shipped`: the demo of `make run` and the files of `apache-conf`.
 //! * `tools`: passenger-status and passenger-config.
@@ -59,6 +61,7 @@ mod directives;
 mod environment;
 mod error_pages;
 mod failures;
+mod frames;
 mod frameworks;
 mod headers;
 mod hijack;
@@ -75,6 +78,7 @@ mod meteor;
 mod modules;
 mod neighbours;
 mod out_of_band;
+mod poison;
 mod pool;
 mod preloading;
 mod prestart;
@@ -88,6 +92,7 @@ mod sendfile;
 mod serve;
 mod shipped;
 mod slow;
+mod smuggling;
 mod sockets;
 mod starts;
 mod sticky;
@@ -103,6 +108,8 @@ mod upgrade;
 mod users;
 mod variables;
 mod websocket;
+mod websocket_crowd;
+mod websocket_refused;
 
 use harness::{Language, Site};
 

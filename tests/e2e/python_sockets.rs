@@ -3,7 +3,7 @@
 
 use crate::clients::{with_tls, Program};
 use crate::languages::{fixture, site, ASGI, WSGI};
-use crate::websocket::{
+use crate::frames::{
     connect, echoes, frame, open, read_frame, request, BINARY, CLOSE, PING, PONG, TEXT,
 };
 use harness::wait::PATIENCE;

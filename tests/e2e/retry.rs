@@ -1,10 +1,13 @@
 //! Apps that die while they answer: what may be sent again, and what a client sees of a response that was
 //! broken off.
 
-use crate::clients::{with_h2, Program};
-use harness::{App, Language, Mpm, Request, Server, Setup, Site};
+use crate::clients::{with_h2, with_tls, Program};
+use harness::wait::PATIENCE;
+use harness::{processes, until, App, Language, Mpm, Request, Server, Setup, Site};
+use nix::sys::signal::Signal;
 use std::fs;
-use std::io;
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
 
 /// Counts executions in a file, then dies: `/always`, `/once` (the first time), `/hinted` (after an interim
 /// response), `/in-head` (within the response's head), `/length` and `/chunked` (within the body, when `gate` is
@@ -153,15 +156,120 @@ fn a_response_whose_app_died_looks_cut_and_not_complete() {
     }
 }
 
+/// HTTP/1.0 without a length: the connection's end would be taken for the response's, so it is no orderly end.
+#[test]
+fn a_client_of_http_1_0_sees_that_its_response_was_cut() {
+    for mpm in Mpm::ALL {
+        for app in APPS {
+            let server = server(mpm, app);
+            let mut stream = TcpStream::connect(("127.0.0.1", server.port())).expect("connect");
+            stream
+                .set_read_timeout(Some(PATIENCE))
+                .expect("a time limit");
+            stream
+                .write_all(b"GET /chunked HTTP/1.0\r\nHost: app\r\n\r\n")
+                .expect("send the request");
+            let mut seen = Vec::new();
+            while !seen.ends_with(b"0123456789") {
+                let mut piece = [0; 1024];
+                let n = stream.read(&mut piece).expect("the first piece");
+                assert!(n > 0, "{mpm:?}: ended early");
+                seen.extend_from_slice(&piece[..n]);
+            }
+            server.touch("app", "gate");
+            let end = stream.read(&mut [0; 1024]).map_err(|e| e.kind());
+            assert_eq!(
+                end,
+                Err(io::ErrorKind::ConnectionReset),
+                "{mpm:?} {:?}",
+                app.0
+            );
+            assert_eq!(executions(&server), 1);
+        }
+    }
+}
+
+/// The same over TLS, where an orderly end is a message of its own (`s_client` fails without it).
+#[test]
+fn a_tls_client_sees_that_its_response_was_cut() {
+    for mpm in [Mpm::Event, Mpm::Prefork] {
+        for version in ["1.0", "1.1"] {
+            let site = Site::new("app", App::inline(Language::Node, NODE));
+            let server = with_tls(Setup::default().mpm(mpm), site).start();
+            let mut client = Program::tls(&server, "app");
+            let request = format!("GET /chunked HTTP/{version}\r\nHost: app\r\n\r\n");
+            client.send(request.as_bytes());
+            assert!(client.head().contains(" 200 "), "{mpm:?} {version}");
+            if version == "1.1" {
+                assert_eq!(client.line(), "a", "the chunk's length");
+            }
+            assert_eq!(client.bytes_of(10), b"0123456789");
+            server.touch("app", "gate");
+            let (rest, is_content) = client.rest();
+            if version == "1.1" {
+                assert_eq!(rest, b"\r\n", "{mpm:?}: no last chunk");
+            } else {
+                assert_eq!((rest.as_slice(), is_content), (&b""[..], false), "{mpm:?}");
+            }
+        }
+    }
+}
+
 #[test]
 fn an_h2_client_sees_that_its_response_was_cut() {
-    for target in ["/length", "/chunked"] {
-        let site = Site::new("app", App::inline(Language::Node, NODE));
-        let server = with_h2(Setup::of(site)).start();
-        let mut client = Program::h2(&server, "app", target);
-        assert_eq!(client.bytes_of(10), b"0123456789");
-        server.touch("app", "gate");
-        let (rest, is_content) = client.rest();
-        assert_eq!((rest.as_slice(), is_content), (&b""[..], false), "{target}");
+    for mpm in [Mpm::Event, Mpm::Prefork] {
+        for target in ["/length", "/chunked"] {
+            let site = Site::new("app", App::inline(Language::Node, NODE));
+            let server = with_h2(Setup::of(site).mpm(mpm)).start();
+            let mut client = Program::h2(&server, "app", target);
+            assert_eq!(client.bytes_of(10), b"0123456789");
+            server.touch("app", "gate");
+            let (rest, is_content) = client.rest();
+            assert_eq!(
+                (rest.as_slice(), is_content),
+                (&b""[..], false),
+                "{mpm:?} {target}"
+            );
+        }
+    }
+}
+
+/// What a process that is dead, or dies before it reads, was sent goes to another one, whatever the method.
+#[test]
+fn a_post_that_was_never_read_is_sent_to_another_process() {
+    for app in APPS {
+        for mpm in [Mpm::Event, Mpm::Prefork] {
+            let server = server(mpm, app);
+            let posted = |body: &[u8]| server.post("app", "/once", body);
+            // The first execution of all is the one that dies.
+            assert_eq!(server.get("app", "/once").ok(), "second");
+            let mut count = executions(&server);
+            // Dead, with a connection that was kept alive.
+            for body in [&b""[..], b"body", &[b'x'; 300_000]] {
+                for pid in server.app_pids("app") {
+                    processes::signal(pid, Signal::SIGKILL);
+                    // Of one that is dying nobody knows how much of a body it has read.
+                    until("it to be dead", PATIENCE, || !processes::is_alive(pid));
+                }
+                assert_eq!(posted(body).ok(), "second", "{:?} {mpm:?}", app.0);
+                count += 1;
+                assert_eq!(executions(&server), count, "{:?} {mpm:?}", app.0);
+            }
+            // Stopped: it has the request, and has not read it when it dies.
+            let pids = server.app_pids("app");
+            for pid in &pids {
+                processes::signal(*pid, Signal::SIGSTOP);
+            }
+            let mut client = server.client("app");
+            client
+                .send(&Request::post("/once", b""))
+                .expect("send the request");
+            // Whether it has got there by now or not: either way nobody has read it.
+            for pid in &pids {
+                processes::signal(*pid, Signal::SIGKILL);
+            }
+            assert_eq!(client.response().expect("a response").ok(), "second");
+            assert_eq!(executions(&server), count + 1, "{:?} {mpm:?}", app.0);
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! WebSockets and the life of processes: who has sockets is not idle, and whoever ends lets them go in order.
 
-use crate::websocket::{connect, echoes, frame, open, read_frame, site, CLOSE, TEXT};
+use crate::frames::{connect, echoes, frame, open, read_frame, site, CLOSE, TEXT};
 use harness::wait::PATIENCE;
 use harness::{processes, until, Language, Mpm, Server, Setup, Site};
 use nix::sys::signal::Signal;
