@@ -36,7 +36,7 @@
 //! * `preloading`: processes that are forked from one that has loaded the app.
 //! * `restart`: graceful, and what stays warm.
 //! * `retry`: apps that die while they answer.
-//! * `slow`: slow clients and clients that go away.
+//! * `slow`: slow clients and clients that go away; `slow_streams`: those of HTTP/2.
 //! * `websocket`: connections that are upgraded, `websocket_crowd`: many of them, `websocket_refused`: requests that only
 //!   look like it; `frames`: the client's side; `sockets`: what they mean for the processes.
 //! * `hijack`: Rack apps that take the connection.
@@ -92,6 +92,7 @@ mod sendfile;
 mod serve;
 mod shipped;
 mod slow;
+mod slow_streams;
 mod smuggling;
 mod sockets;
 mod starts;

@@ -7,11 +7,11 @@ use harness::wait::PATIENCE;
 use harness::{until, App, Language, Mpm, Request, Server, Setup, Site};
 
 /// Bytes of a response that no socket buffer holds.
-const LARGE: usize = 16 << 20;
+pub(crate) const LARGE: usize = 16 << 20;
 
 /// Writes `/big?BYTES` in pieces; `/stream` waits for a file between two pieces; `/compute` notes in files that it
 /// began, and that nobody waits for it any more.
-const APP: &str = r"
+pub(crate) const APP: &str = r"
 const fs = require('fs');
 const http = require('http');
 const piece = Buffer.alloc(65536, '0123456789abcdef');
@@ -62,16 +62,16 @@ def pieces(left):
         yield piece
 ";
 
-fn site() -> Site {
+pub(crate) fn site() -> Site {
     Site::new("slow", App::inline(Language::Node, APP))
 }
 
 /// An app with one process for one request at a time.
-fn single() -> Site {
+pub(crate) fn single() -> Site {
     Site::new("slow", App::inline(Language::Python, SINGLE))
 }
 
-fn one_process(mpm: Mpm) -> Setup {
+pub(crate) fn one_process(mpm: Mpm) -> Setup {
     Setup::default().mpm(mpm).with("PassengerMaxPoolSize 1")
 }
 
@@ -232,20 +232,6 @@ fn a_graceful_restart_lets_a_slow_tls_reader_finish() {
 }
 
 #[test]
-fn a_slow_reader_over_h2_occupies_no_process() {
-    let server = with_h2(one_process(Mpm::Event)).site(single()).start();
-    let mut readers: Vec<_> = (0..3)
-        .map(|_| Program::h2(&server, "slow", &format!("/big?{}", 4 * LARGE)))
-        .collect();
-    for reader in &mut readers {
-        assert_eq!(reader.bytes_of(16), b"0123456789abcdef");
-    }
-    assert_eq!(server.get("slow", "/").ok(), "small");
-    let (rest, is_whole) = readers.remove(0).rest();
-    assert_eq!((rest.len(), is_whole), (4 * LARGE - 16, true));
-}
-
-#[test]
 fn a_stream_over_h2_and_tls_arrives_while_the_app_pauses() {
     let server = with_h2(Setup::default()).site(site()).start();
     let mut client = Program::h2(&server, "slow", "/stream");
@@ -334,15 +320,6 @@ fn an_app_learns_that_nobody_waits_for_its_answer() {
         client.abort();
         server.await_file("slow", "noticed");
     }
-}
-
-#[test]
-fn an_app_learns_that_an_h2_client_is_gone() {
-    let server = with_h2(Setup::default()).site(site()).start();
-    let client = Program::h2(&server, "slow", "/compute");
-    server.await_file("slow", "begun");
-    drop(client);
-    server.await_file("slow", "noticed");
 }
 
 #[test]

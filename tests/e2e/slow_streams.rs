@@ -1,0 +1,108 @@
+//! Slow clients of HTTP/2: a stream gives httpd's modules no sign of being slow, and writing to it may block.
+
+use crate::clients::{with_h2, Program};
+use crate::modules::MPMS;
+use crate::slow::{one_process, single, site, LARGE};
+use harness::{App, Language, Mpm, Server, Setup, Site};
+
+/// Writes `/pauses?N` pieces of 256 KiB and pauses after each, `/dies?N` the same and ends its process then.
+const PAUSING: &str = "
+import os, signal, time
+
+def application(env, start_response):
+    path, count = env['PATH_INFO'], int(env['QUERY_STRING'] or 0)
+    start_response('200 OK', [])
+    return pieces(path, count) if count else [b'small']
+
+def pieces(path, count):
+    for _ in range(count):
+        yield b'0123456789abcdef' * 16384
+        # Long enough to count as a pause.
+        time.sleep(0.06)
+    if path == '/dies':
+        open('dying', 'w').close()
+        os.kill(os.getpid(), signal.SIGKILL)
+";
+
+/// More than curl, its pipe, httpd and the socket hold together.
+const PIECES: usize = 48;
+const PIECE: usize = 256 * 1024;
+
+fn pausing(mpm: Mpm) -> Server {
+    let site = Site::new("slow", App::inline(Language::Python, PAUSING));
+    with_h2(one_process(mpm)).site(site).start()
+}
+
+#[test]
+fn a_slow_reader_over_h2_occupies_no_process() {
+    for mpm in MPMS {
+        let server = with_h2(one_process(mpm)).site(single()).start();
+        let mut readers: Vec<_> = (0..3)
+            .map(|_| Program::h2(&server, "slow", &format!("/big?{}", 4 * LARGE)))
+            .collect();
+        for reader in &mut readers {
+            assert_eq!(reader.bytes_of(16), b"0123456789abcdef");
+        }
+        assert_eq!(server.get("slow", "/").ok(), "small", "{mpm:?}");
+        let (rest, is_whole) = readers.remove(0).rest();
+        assert_eq!((rest.len(), is_whole), (4 * LARGE - 16, true), "{mpm:?}");
+    }
+}
+
+#[test]
+fn an_app_that_pauses_does_not_wait_for_an_h2_client() {
+    for mpm in MPMS {
+        let server = pausing(mpm);
+        let target = format!("/pauses?{PIECES}");
+        let mut reader = Program::h2(&server, "slow", &target);
+        assert_eq!(reader.bytes_of(16), b"0123456789abcdef");
+        // Answered when the app is done, although nobody has read what it wrote.
+        assert_eq!(server.get("slow", "/").ok(), "small", "{mpm:?}");
+        let (rest, is_whole) = reader.rest();
+        assert_eq!(
+            (rest.len(), is_whole),
+            (PIECES * PIECE - 16, true),
+            "{mpm:?}"
+        );
+        assert!(
+            rest[..rest.len() - rest.len() % 16]
+                .chunks_exact(16)
+                .all(|chunk| chunk == b"0123456789abcdef"),
+            "{mpm:?}: not the body"
+        );
+    }
+}
+
+#[test]
+fn an_app_that_dies_while_an_h2_client_does_not_read_cuts_its_response() {
+    let server = pausing(Mpm::Event);
+    let mut reader = Program::h2(&server, "slow", &format!("/dies?{PIECES}"));
+    assert_eq!(reader.bytes_of(16), b"0123456789abcdef");
+    server.await_file("slow", "dying");
+    let (rest, is_whole) = reader.rest();
+    assert!(!is_whole, "{} bytes look complete", rest.len());
+    server.log().expect("PSGR0210");
+    assert_eq!(server.get("slow", "/").ok(), "small");
+}
+
+#[test]
+fn an_h2_client_that_vanishes_while_it_does_not_read_leaves_the_app_free() {
+    let server = pausing(Mpm::Event);
+    for _ in 0..3 {
+        let mut reader = Program::h2(&server, "slow", &format!("/pauses?{PIECES}"));
+        assert_eq!(reader.bytes_of(16), b"0123456789abcdef");
+        drop(reader);
+        assert_eq!(server.get("slow", "/").ok(), "small");
+    }
+}
+
+#[test]
+fn an_app_learns_that_an_h2_client_is_gone() {
+    for mpm in MPMS {
+        let server = with_h2(Setup::default().mpm(mpm)).site(site()).start();
+        let client = Program::h2(&server, "slow", "/compute");
+        server.await_file("slow", "begun");
+        drop(client);
+        server.await_file("slow", "noticed");
+    }
+}
