@@ -10,6 +10,7 @@ mod books;
 mod bouts;
 mod disasters;
 mod gap;
+mod huge;
 mod incidents;
 mod keepalive;
 mod latency;
@@ -18,6 +19,7 @@ mod part;
 mod random;
 mod run;
 mod sigterm;
+mod slow;
 mod tables;
 mod visitor;
 
@@ -28,7 +30,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 /// All parts, in the order they run in.
-const PARTS: &str = "steady graceful bare theirs gap reload sigterm chaos";
+const PARTS: &str = "slow huge steady graceful bare theirs gap reload sigterm chaos";
 
 fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name)
@@ -79,6 +81,11 @@ fn part_called(name: &str) -> Result<Part, String> {
         "gap" => Ok(gap::measure()),
         "reload" => Ok(leaks::measure(narrow("CHAOS_RELOADS", 200))),
         "sigterm" => Ok(sigterm::measure()),
+        "slow" => Ok(slow::measure(
+            setting("CHAOS_SLOW_REQUESTS", 20_000),
+            setting("CHAOS_SLOW_BYTES", 100_000_000),
+        )),
+        "huge" => Ok(huge::measure(setting("CHAOS_HUGE_BYTES", 10_000_000_000))),
         "chaos" => {
             let length = Duration::from_secs(setting("CHAOS_SECONDS", 600));
             Ok(run::run(
