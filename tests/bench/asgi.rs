@@ -40,6 +40,8 @@ pub(crate) fn measure(rounds: u32, seconds: u32, report: &mut Report) -> Result<
         Setup::of(Site::new(SITE, app()).with(&format!("PassengerMinInstances {PROCESSES}")))
             .without_htaccess()
             .with("LogLevel warn")
+            // The default. Tests look at restart.txt and at startup files in every request.
+            .with("PassengerStatThrottleRate 10")
             .with(&format!("PassengerMaxPoolSize {PROCESSES}"))
             .start();
     let proxy = Site::new(SITE, app())

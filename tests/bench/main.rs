@@ -8,6 +8,7 @@
 mod asgi;
 mod memory;
 mod outage;
+mod peers;
 mod queue;
 mod report;
 mod wrk;
@@ -132,13 +133,15 @@ fn run(out: &str) -> Result<(), String> {
     let rounds = setting("BENCH_ROUNDS", 5);
     let mut report = measure(rounds, seconds)?;
     asgi::measure(rounds, seconds, &mut report)?;
-    println!("{report}");
+    let peers = peers::Peers::installed();
+    println!("{peers}\n{report}");
     let queue = queue::measure(seconds)?;
     println!("{queue}");
     let outage = outage::measure();
     println!("{outage}");
-    let json =
-        json!({ "cells": report.to_json(), "queue": queue.to_json(), "outage": outage.to_json() });
+    let json = json!({
+        "peers": peers.to_json(), "cells": report.to_json(), "queue": queue.to_json(), "outage": outage.to_json(),
+    });
     std::fs::write(out, format!("{json:#}\n")).map_err(|e| format!("cannot write {out}: {e}"))
 }
 
