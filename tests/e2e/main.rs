@@ -19,7 +19,7 @@
 //! * `commands`: programs that serve HTTP themselves; `meteor`: Meteor, by a stand-in for its command.
 //! * `python_sockets`: WebSockets of ASGI and WSGI; `browser`: what Chromium makes of those of all languages.
 //! * `logs`: what apps print, and logs of single apps; `tidiness`: what a process starts with and leaves.
-//! * `users`: who the apps run as; `variables`: their environment.
+//! * `users`: who the apps run as; `variables`: their environment; `surroundings`: odd directories and locales.
 //! * `users`: who the apps run as; `identity`: every row of that table.
 //! * `crash`: kill -9 of each kind of process, idle, under load and in the middle of a request.
 //! * `out_of_band`: processes that are away to do work of their own.
@@ -99,6 +99,7 @@ mod starts;
 mod sticky;
 mod stop;
 mod stopped;
+mod surroundings;
 mod tidiness;
 mod tls;
 mod tools;

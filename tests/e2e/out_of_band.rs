@@ -4,6 +4,7 @@ use harness::wait::PATIENCE;
 use harness::{processes, until, App, Language, Load, Server, Setup, Site};
 use nix::sys::signal::Signal;
 use std::fs;
+use std::time::Duration;
 
 const RUBY: &str = r"
 NOTE = ->(word) { File.open('notes', 'a') { |f| f.write(%(#{word} #{Process.pid}\n)) } }
@@ -318,4 +319,32 @@ fn stop_does_not_wait_for_work_without_end() {
     hold(&server);
     assert_eq!(server.get("app", "/ask").status, 200);
     await_notes(&server, "begin", 1);
+}
+
+/// The one test of the real deadline.
+#[test]
+fn a_process_whose_work_takes_longer_than_a_minute_is_replaced() {
+    let setup = Setup::of(site(Language::Ruby, 2)).with("PassengerMaxPoolSize 3");
+    let server = setup.start();
+    assert_eq!(server.get("app", "/").status, 200);
+    server.await_processes("app", 2);
+    let before = server.app_pids("app");
+    hold(&server);
+    let worker: i32 = server.get("app", "/ask").ok().parse().expect("a pid");
+    await_notes(&server, "begin", 1);
+    let complaint = "has not come back from its out-of-band work for a minute and is replaced";
+    until("the complaint", Duration::from_secs(60) + PATIENCE, || {
+        server.log().text().contains(complaint)
+    });
+    until("another process", PATIENCE, || {
+        let now = server.app_pids("app");
+        now.iter().any(|pid| !before.contains(pid))
+    });
+    // It comes back too late, and ends.
+    let_go(&server);
+    until("the process to end", PATIENCE, || {
+        !processes::is_alive(worker)
+    });
+    assert_ne!(server.get("app", "/").ok(), worker.to_string());
+    assert_eq!(server.app_pids("app").len(), 2);
 }

@@ -1,8 +1,9 @@
 //! The environment of app processes: what every language finds there, what the administrator puts there, what is only a
 //! request's, and what nobody else gets to see.
 
-use harness::{App, Language, Server, Setup, Site};
+use harness::{stage, App, Language, Server, Setup, Site};
 use std::collections::BTreeMap;
+use std::process::Command;
 
 /// Answers with the environment of its process, one `NAME=value` per line.
 fn app(language: Language) -> App {
@@ -147,6 +148,19 @@ fn hosts_do_not_see_each_others_variables() {
         other.contains("SECRET_OF_TWO=geheim2") && !other.contains("gehe1m"),
         "{other}"
     );
-    // Nor does the log, or a listing of processes.
+    // Nor does the log, or the status.
     assert_eq!(server.log().count("gehe1m"), 0);
+    for form in ["--show=pool", "--json"] {
+        let status = Command::new(stage::prefix().join("bin/passenger-status"))
+            .arg(form)
+            .env("PASSENGER_INSTANCE_REGISTRY_DIR", server.registry())
+            .output()
+            .expect("run passenger-status");
+        let told = String::from_utf8_lossy(&status.stdout).into_owned();
+        assert!(told.contains("sites/two"), "{status:?}");
+        assert!(
+            !told.contains("gehe1m") && !told.contains("SECRET"),
+            "{told}"
+        );
+    }
 }

@@ -64,6 +64,7 @@ pub struct AppOptions {
     is_smart: Option<bool>,
     max_preloader_idle: Option<u32>,
     loads_shell_variables: Option<bool>,
+    preloads_bundler: Option<bool>,
 }
 
 impl AppOptions {
@@ -140,6 +141,7 @@ impl AppOptions {
                 self.force_concurrency = Some(value::number(it, -1)?);
             }
             "PassengerLoadShellEnvvars" => self.loads_shell_variables = Some(value::flag(it)?),
+            "PassengerPreloadBundler" => self.preloads_bundler = Some(value::flag(it)?),
             "PassengerThreadCount" => self.threads = Some(value::count(it, 0)?),
             "PassengerConcurrencyModel" => {
                 self.is_threaded = Some(value::text(it)?.eq_ignore_ascii_case("thread"));
@@ -171,6 +173,12 @@ impl AppOptions {
     #[must_use]
     pub fn loads_shell_variables(&self) -> bool {
         self.loads_shell_variables.unwrap_or(true)
+    }
+
+    /// Whether Ruby loads Bundler before anything else; it does not by default.
+    #[must_use]
+    pub fn preloads_bundler(&self) -> bool {
+        self.preloads_bundler.unwrap_or(false)
     }
 
     /// Budget of a whole start; 90 s by default.

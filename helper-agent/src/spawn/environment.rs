@@ -73,6 +73,11 @@ pub fn build(app: &Application, source: &Source<'_>) -> Vec<(String, String)> {
     for (name, value) in contract(app, source) {
         set(name, value);
     }
+    if app.kind.directive == "PassengerRuby" && app.options.preloads_bundler() {
+        let others = variables.get("RUBYOPT").map_or("", String::as_str);
+        let options = format!("-rbundler/setup {others}");
+        variables.insert("RUBYOPT".to_owned(), options.trim_end().to_owned());
+    }
     // What the kernel cannot carry would make the whole exec fail.
     variables.retain(|name, value| {
         !name.is_empty() && !name.contains(['=', '\0']) && !value.contains('\0')
@@ -167,6 +172,8 @@ fn for_the_loader(
 mod tests {
     use std::path::PathBuf;
 
+    use passenger_shm::messages::{Directive, Record};
+
     use super::*;
     use crate::apps::AppType;
     use crate::config::{AppOptions, OwnerRule};
@@ -191,6 +198,14 @@ mod tests {
     fn built_for(
         port: Option<u16>,
         base_uri: &str,
+        configured: &[(&str, &str)],
+    ) -> BTreeMap<String, String> {
+        environment_of(&app(base_uri), port, configured)
+    }
+
+    fn environment_of(
+        app: &Application,
+        port: Option<u16>,
         configured: &[(&str, &str)],
     ) -> BTreeMap<String, String> {
         let identity = Identity {
@@ -219,7 +234,7 @@ mod tests {
             peer_uid: 33,
             port,
         };
-        build(&app(base_uri), &source).into_iter().collect()
+        build(app, &source).into_iter().collect()
     }
 
     #[test]
@@ -268,6 +283,32 @@ mod tests {
             .map(|(name, value)| name.len() + value.as_ref().map_or(0, String::len))
             .sum();
         assert!(shown.len() == 100 && bytes < 32 * 1024, "{bytes}");
+    }
+
+    #[test]
+    fn bundler_comes_first_where_it_is_asked_for() {
+        let record = Record {
+            id: 1,
+            section: String::new(),
+            server: 0,
+            directives: vec![Directive {
+                name: "PassengerPreloadBundler".into(),
+                args: vec!["on".into()],
+                file: "x".into(),
+                line: 1,
+            }],
+        };
+        let mut app = app("");
+        assert!(!environment_of(&app, None, &[]).contains_key("RUBYOPT"));
+        app.options = AppOptions::merge([&record]).unwrap();
+        let ruby_opt = |app: &Application, configured: &[(&str, &str)]| {
+            environment_of(app, None, configured).remove("RUBYOPT")
+        };
+        assert_eq!(ruby_opt(&app, &[]).as_deref(), Some("-rbundler/setup"));
+        let both = ruby_opt(&app, &[("RUBYOPT", "--yjit")]);
+        assert_eq!(both.as_deref(), Some("-rbundler/setup --yjit"));
+        app.kind = AppType::by_name("wsgi").unwrap();
+        assert_eq!(ruby_opt(&app, &[]), None);
     }
 
     #[test]

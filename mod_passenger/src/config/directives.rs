@@ -196,7 +196,7 @@ pub(crate) static DIRECTIVES: &[Directive] = &[
     app(c"PassengerLoadShellEnvvars", Flag, "on",
         c"whether the user's login shell sets up the environment").built(),
     app(c"PassengerPreloadBundler", Flag, "off",
-        c"whether Ruby is started with -r bundler/setup").not_yet("the loader sets Bundler up by itself where there is a Gemfile"),
+        c"whether Ruby is started with -r bundler/setup").built(),
     app(c"PassengerSpawnMethod", SPAWN_METHODS, "smart for Ruby, direct otherwise",
         c"smart (preload the app, then fork) or direct")
         .alias(&[c"RailsSpawnMethod"]).built(),
