@@ -226,7 +226,7 @@ impl Agent {
                     view,
                 });
             }
-            ToAgent::PastConfig { .. } => {}
+            ToAgent::PastConfig { .. } | ToAgent::Retire => {}
             ToAgent::Config { generation } => self.on_config(generation, fds),
             ToAgent::Worker {
                 slot,
@@ -309,7 +309,7 @@ impl Agent {
         output: OwnedFd,
         control: OwnedFd,
     ) {
-        let drain = LineDrain::for_app(pid);
+        let drain = LineDrain::for_app(pid, "");
         self.apps.insert(
             key,
             App {
@@ -368,6 +368,7 @@ impl Agent {
             slot,
             generation: 1,
             pid: started.pid,
+            app: String::new(),
         };
         let fds = [started.pidfd.as_fd(), output.as_fd(), control.as_fd()];
         self.tell(&message, &fds);
@@ -435,6 +436,7 @@ impl Agent {
                     slot: *slot,
                     generation: *generation,
                     pid: app.pid,
+                    app: String::new(),
                     pidfd: app.pidfd.as_fd(),
                     output: app.output.as_fd(),
                     control: app.control.as_fd(),
@@ -443,6 +445,7 @@ impl Agent {
             was_ready: self.was_ready,
             nofile: None,
             oom_score_adj: None,
+            is_retired: false,
             stop_in_ms: None,
         })
     }

@@ -91,10 +91,14 @@ impl LineDrain {
         }
     }
 
-    /// A reader for the output of the app process with that PID.
+    /// A reader for the output of the process with that PID, of the app of that name if it is known.
     #[must_use]
-    pub fn for_app(pid: i32) -> Self {
-        Self::new(format!("App {pid} output: "))
+    pub fn for_app(pid: i32, app: &str) -> Self {
+        if app.is_empty() {
+            Self::new(format!("App {pid} output: "))
+        } else {
+            Self::new(format!("[{app}] App {pid} output: "))
+        }
     }
 
     /// Hands every complete line in `pipe` to `sink`, prefixed, without line end and without control

@@ -7,7 +7,7 @@
 use std::time::{Duration, Instant};
 
 use crate::codes;
-use crate::ffi::process;
+use crate::ffi::{process, scoreboard};
 
 /// How long requests that are being served may take to finish.
 const SERVING_TIME: Duration = Duration::from_secs(30);
@@ -53,7 +53,7 @@ fn leave(parent: i32) -> ! {
     );
     let start = Instant::now();
     loop {
-        let (reading, serving) = process::busy_threads();
+        let (reading, serving) = scoreboard::busy_threads();
         let waited = start.elapsed();
         let is_busy = serving > 0 || (reading > 0 && waited < READING_TIME);
         if !is_busy || waited > SERVING_TIME {

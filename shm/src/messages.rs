@@ -23,6 +23,13 @@ pub enum FromParent {
     /// The first message to a watchdog that takes over what another one left, because nobody else
     /// lives who could. Descriptors: both ends of the reserve, as they came with [`ToParent::Ready`].
     Rebuild {},
+    /// Another build has taken over: no worker will come any more. Each app ends five seconds after its last
+    /// request, and is started again if one of the workers there are asks for it.
+    /// What this and the next two say must never change: they go from one build to another.
+    Retire {},
+    /// After [`FromParent::Retire`], again and again: none of those workers seems to have anything to ask any
+    /// more. When there is no app process, that was all: end, and close this channel.
+    Dismiss {},
     /// httpd is stopping: end everything, then close this channel.
     Stop {
         /// How long apps may finish what they are doing, in milliseconds.

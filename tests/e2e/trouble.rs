@@ -109,7 +109,7 @@ fn a_full_disk_refuses_large_uploads_and_slows_responses_for_slow_clients_down()
 
 #[test]
 fn an_instance_directory_without_room_stops_starts_and_nothing_else() {
-    let Some(disk) = Disk::mount(256, 40) else {
+    let Some(disk) = Disk::mount(1024, 100) else {
         return;
     };
     let registry = format!(

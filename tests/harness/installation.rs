@@ -41,6 +41,20 @@ impl Installation {
         copy(&stage::prefix(), &self.prefix);
     }
 
+    /// Replaces every loader by one that fails.
+    ///
+    /// # Panics
+    /// When one cannot be written.
+    pub fn break_loaders(&self) {
+        let loaders = self.prefix.join("share/passenger/loaders");
+        for entry in fs::read_dir(loaders).expect("read the loaders") {
+            let path = entry.expect("read a directory entry").path();
+            if path.is_file() {
+                put(&path, b"this is no program )\n", 0o644);
+            }
+        }
+    }
+
     /// Replaces a program by one that ends at once.
     ///
     /// # Panics

@@ -72,6 +72,8 @@ pub(super) struct Agent {
     pub(super) app_logs: Links,
     /// When everything is to be over, once that was said.
     pub(super) stop_at: Option<Instant>,
+    /// Whether another instance has taken over.
+    pub(super) is_retired: bool,
     pub(super) next_token: u64,
     pub(super) retiring: RetiringLook,
     pub(super) board: BoardWriter,
@@ -122,6 +124,7 @@ impl Agent {
             helpers: Helpers::default(),
             app_logs,
             stop_at: None,
+            is_retired: false,
             // Answers to the agent before may still lie in a control socket: no two agents ask with the same.
             next_token: u64::from(std::process::id()) << 20 | 1,
             retiring: RetiringLook::default(),
@@ -297,6 +300,7 @@ impl Agent {
                 self.look();
             }
             ToAgent::ChildExited { pid, status } => self.on_child_exited(pid, status),
+            ToAgent::Retire => self.on_retire(),
             ToAgent::Stop { deadline_ms } => self.on_stop(deadline_ms),
             ToAgent::PastConfig { generation } => {
                 for document in fds {

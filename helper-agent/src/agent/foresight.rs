@@ -43,7 +43,8 @@ impl Agent {
         app: Application,
     ) {
         let is_known = self.groups.by_identity(Identity::of(&app)).is_some();
-        if is_known || configuration.generation != self.configuration.generation {
+        if self.is_retired || is_known || configuration.generation != self.configuration.generation
+        {
             return;
         }
         let name = app.group_name.clone();

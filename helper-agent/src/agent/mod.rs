@@ -22,6 +22,7 @@
 //! | `answering` | when a command is ready |
 //! | `adopt`, `sockets` | taking over what an earlier agent left |
 //! | `foresight` | apps that run before anybody asks |
+//! | `replaced` | what becomes of apps when another build has taken over |
 //! | `restarts` | restart files; what workers are told of a restart |
 //! | `retiring` | processes that had their share of requests, memory or time |
 //! | `app_logs` | logs of single apps |
@@ -47,6 +48,7 @@ mod preloading;
 mod processes;
 mod reconfigure;
 mod registration;
+mod replaced;
 mod restarts;
 mod retiring;
 mod sockets;

@@ -208,6 +208,9 @@ impl Agent {
             None => self.create(registration, configuration, app, identity)?,
         };
         self.add_key(id, registration)?;
+        if self.is_retired {
+            self.leave_to_successor(id);
+        }
         Ok(id)
     }
 

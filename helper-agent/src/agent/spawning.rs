@@ -259,7 +259,9 @@ impl Agent {
             body.output.as_fd(),
             body.control.as_fd(),
         ];
-        let deposited = self.store.deposit(process.reference, body.pid, descriptors);
+        let group = self.groups.get(process.group);
+        let whose = (body.pid, group.map_or("", |group| &group.name));
+        let deposited = self.store.deposit(process.reference, whose, descriptors);
         match deposited.map(|()| body.say(dialogue::go())) {
             Ok(Ok(())) => {}
             Ok(Err(e)) => log::debug!("process {} ended before it began: {e}", body.pid),

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use passenger_shm::channel::{Channel, Received};
@@ -10,6 +10,7 @@ use passenger_shm::{AgentView, ClientId, ProcessRef};
 
 use super::core::Agent;
 use crate::config::Configuration;
+use crate::loaders;
 use crate::log as sink;
 use crate::spawn::launch::Limits;
 use crate::store::{Past, StartDescriptors, ToAgent, ToWatchdog};
@@ -95,7 +96,7 @@ fn run() -> io::Result<()> {
         nofile: Some(nofile),
         oom_score_adj: inventory.oom_score_adj.map(limits::app_score),
     };
-    let loaders = loaders(&process::own_image_path()?);
+    let loaders = loaders::of(&inventory.instance_dir, &process::own_image_path()?);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -107,15 +108,6 @@ fn run() -> io::Result<()> {
     // A helper thread may hang in somebody's file system for ever.
     runtime.shutdown_background();
     finished
-}
-
-/// `<prefix>/libexec/passenger-helper-agent` → `<prefix>/share/passenger/loaders`.
-fn loaders(image: &Path) -> PathBuf {
-    let prefix = image
-        .parent()
-        .and_then(Path::parent)
-        .unwrap_or(Path::new("/"));
-    prefix.join("share/passenger/loaders")
 }
 
 /// Reads until `StoreEnd`; blocks.
@@ -178,6 +170,7 @@ fn read_store(channel: &Channel) -> io::Result<Inventory> {
             ToAgent::WorkerGone { .. }
             | ToAgent::ChildExited { .. }
             | ToAgent::Beat
+            | ToAgent::Retire
             | ToAgent::Stop { .. } => {
                 later.push(message);
             }

@@ -120,7 +120,7 @@ impl StoreLink {
     pub(super) fn deposit(
         &self,
         process: ProcessRef,
-        pid: i32,
+        (pid, app): (i32, &str),
         fds: [BorrowedFd<'_>; 3],
     ) -> io::Result<()> {
         let (slot, generation) = (process.slot(), process.generation());
@@ -129,6 +129,7 @@ impl StoreLink {
                 slot,
                 generation,
                 pid,
+                app: app.to_owned(),
             },
             &fds,
         )
@@ -162,6 +163,11 @@ impl Agent {
                 slot: process.reference.slot(),
                 generation: process.reference.generation(),
                 pid: body.pid,
+                app: self
+                    .groups
+                    .get(process.group)
+                    .map(|group| group.name.clone())
+                    .unwrap_or_default(),
                 pidfd: body.pidfd.as_fd(),
                 output: body.output.as_fd(),
                 control: body.control.as_fd(),
@@ -187,6 +193,7 @@ impl Agent {
             was_ready: self.store.was_ready,
             nofile: self.limits.nofile,
             oom_score_adj: self.oom_score_adj,
+            is_retired: self.is_retired,
             stop_in_ms,
         })
     }

@@ -180,7 +180,8 @@ impl Pool {
             if waits && count.unlimited == 0 && count.fresh == 0 && may_serve(true) {
                 return Some(Wish::Short);
             }
-            if all_stuck && may_fill {
+            // In advance, for nobody in particular: not where the last requests are under way.
+            if all_stuck && may_fill && !group.is_gone {
                 return Some(Wish::Full);
             }
             if staying < group.min_instances() && may_fill {

@@ -440,6 +440,32 @@ fn a_group_that_is_gone_ends_soon_after_its_last_request_whatever_the_idle_time(
     assert_eq!(forgotten, vec![Command::Forget { group }]);
 }
 
+/// The last request of a group that is gone takes long; nobody else is expected.
+#[test]
+fn a_group_that_is_gone_gets_no_process_beside_its_last_request() {
+    let group = GROUP;
+    let after_a_long_request = |is_gone: bool| {
+        let mut pool = pool(6);
+        let first = one(&add(&mut pool, 0, group, 1));
+        ready(&mut pool, 10, first);
+        busy(&mut pool, 20, first, 1, 0);
+        if is_gone {
+            let limits = GroupLimits {
+                confirmed: false,
+                ..limits(1)
+            };
+            pool.handle(Millis(100), Event::GroupChanged { group, limits });
+            pool.handle(Millis(100), Event::GroupGone { group });
+        }
+        busy(&mut pool, 60_000, first, 1, 0)
+    };
+    assert!(matches!(
+        after_a_long_request(false)[..],
+        [Command::Spawn { .. }]
+    ));
+    assert_eq!(after_a_long_request(true), vec![]);
+}
+
 #[test]
 fn an_unconfirmed_group_serves_on_and_is_forgotten_when_nobody_came_back() {
     let mut pool = pool(6);

@@ -72,6 +72,9 @@ pub enum ToAgent {
     },
     /// The watchdog's loop runs; said once a second.
     Beat,
+    /// Another instance has taken over: let every app end soon after its last request. Again, before
+    /// [`ToAgent::StoreEnd`], for each later agent.
+    Retire,
     /// End everything, say [`ToWatchdog::Stopped`], exit with status 0.
     Stop {
         /// How long apps may finish what they are doing, in milliseconds.
@@ -97,6 +100,8 @@ pub enum ToWatchdog {
         generation: u32,
         /// Its PID.
         pid: i32,
+        /// Name of its app, for what it prints while there is no agent.
+        app: String,
     },
     /// That process is gone and its output is read to the end.
     Forget {

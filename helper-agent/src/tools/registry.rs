@@ -114,8 +114,9 @@ fn pick(mut found: Vec<Found>, prefix: Option<&str>) -> Result<Found, Failure> {
     if found.is_empty() {
         return Err(Failure::absent(nothing()));
     }
-    if let Some(prefix) = prefix {
-        found.retain(|instance| instance.name.starts_with(prefix));
+    match prefix {
+        Some(prefix) => found.retain(|instance| instance.name.starts_with(prefix)),
+        None => leave_out_replaced(&mut found),
     }
     match (found.len(), prefix) {
         (1, _) => Ok(found.remove(0)),
@@ -128,6 +129,24 @@ fn pick(mut found: Vec<Found>, prefix: Option<&str>) -> Result<Found, Failure> {
             table(&found)
         ))),
     }
+}
+
+/// After an upgrade an instance goes on for its last requests beside the one that took over: of those of one httpd
+/// the newest is meant.
+fn leave_out_replaced(found: &mut Vec<Found>) {
+    let ages: Vec<(i32, u64)> = found
+        .iter()
+        .filter_map(|f| f.properties.as_ref())
+        .map(|p| (p.parent_pid, p.created_at))
+        .collect();
+    found.retain(|instance| {
+        let own = instance.properties.as_ref();
+        own.is_none_or(|own| {
+            let is_newer =
+                |(parent, at): &(i32, u64)| *parent == own.parent_pid && *at > own.created_at;
+            !ages.iter().any(is_newer)
+        })
+    });
 }
 
 /// Why there may be none.
@@ -187,6 +206,26 @@ mod tests {
             .message
             .contains("\"z\""));
         assert_eq!(pick(Vec::new(), None).unwrap_err().status, 1);
+    }
+
+    #[test]
+    fn of_the_instances_of_one_httpd_the_newest_is_meant() {
+        let of = |name: &str, parent_pid, created_at| Found {
+            properties: Some(Properties {
+                name: name.into(),
+                version: String::new(),
+                build: String::new(),
+                server_software: String::new(),
+                parent_pid,
+                created_at,
+            }),
+            ..found(name)
+        };
+        let two = || vec![of("new", 1, 200), of("old", 1, 100)];
+        assert_eq!(pick(two(), None).unwrap().name, "new");
+        assert_eq!(pick(two(), Some("o")).unwrap().name, "old");
+        let others = vec![of("new", 1, 200), of("other", 2, 100)];
+        assert!(pick(others, None).is_err(), "another httpd's");
     }
 
     #[test]

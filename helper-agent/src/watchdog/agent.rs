@@ -213,8 +213,9 @@ impl Watchdog {
                 slot,
                 generation,
                 pid,
+                app,
             } => {
-                self.on_deposit((slot, generation), pid, fds);
+                self.on_deposit((slot, generation), pid, app, fds);
             }
             ToWatchdog::Forget { slot, generation } => {
                 if let Some(entry) = self.table.processes.remove(&(slot, generation)) {
@@ -232,7 +233,7 @@ impl Watchdog {
         }
     }
 
-    fn on_deposit(&mut self, key: ProcessKey, pid: i32, fds: Vec<OwnedFd>) {
+    fn on_deposit(&mut self, key: ProcessKey, pid: i32, app: String, fds: Vec<OwnedFd>) {
         let count = fds.len();
         let Ok([pidfd, output, control]) = <[OwnedFd; 3]>::try_from(fds) else {
             log::error!("process {pid} came to the store with {count} descriptors instead of 3");
@@ -244,10 +245,11 @@ impl Watchdog {
             output,
             control,
             token: None,
-            drain: self.drain_for(pid),
+            drain: self.drain_for(pid, &app),
+            app,
             exited: None,
         };
-        self.reserve.put_process(key, pid, entry.descriptors());
+        self.reserve.put_process(key, &entry);
         self.table.processes.insert(key, entry);
     }
 

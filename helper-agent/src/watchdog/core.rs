@@ -120,6 +120,8 @@ pub(super) struct Watchdog {
     /// Outputs with more to read than one turn allows.
     pub(super) busy_outputs: Vec<ProcessKey>,
     pub(super) ending: Option<Ending>,
+    /// Whether another instance has taken over.
+    pub(super) is_retired: bool,
     /// Whether httpd's parent knows that the instance is up.
     pub(super) told_parent: bool,
     pub(super) next_round: Instant,

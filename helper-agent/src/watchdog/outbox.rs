@@ -34,6 +34,9 @@ impl Watchdog {
         items.push(Item::Config);
         items.extend(self.table.workers.clients().map(Item::Worker));
         items.extend(self.table.processes.keys().copied().map(Item::Process));
+        if self.is_retired {
+            items.push(Item::Plain(ToAgent::Retire));
+        }
         items.push(Item::StoreEnd);
         items.push(Item::Plain(ToAgent::Beat));
         let exited = self.table.processes.values().filter_map(|entry| {

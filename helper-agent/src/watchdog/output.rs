@@ -10,9 +10,9 @@ use crate::sys::epoll::Trigger;
 
 impl Watchdog {
     /// A reader for the output of an app.
-    pub(super) fn drain_for(&self, pid: i32) -> LineDrain {
+    pub(super) fn drain_for(&self, pid: i32, app: &str) -> LineDrain {
         if self.settings.has_log_prefix {
-            LineDrain::for_app(pid)
+            LineDrain::for_app(pid, app)
         } else {
             LineDrain::new("")
         }

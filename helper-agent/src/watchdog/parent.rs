@@ -8,7 +8,8 @@ use passenger_shm::messages::{FromParent, ToParent};
 use super::core::Watchdog;
 use super::outbox::Item;
 use super::settings::Head;
-use super::table::ConfigEntry;
+use super::table::{ConfigEntry, ProcessEntry};
+use crate::store::ToAgent;
 
 impl Watchdog {
     /// Reads what the parent says.
@@ -54,6 +55,8 @@ impl Watchdog {
             FromParent::Rebuild {} => {
                 log::error!("[BUG] httpd's parent wants to rebuild what lives");
             }
+            FromParent::Retire {} => self.retire(),
+            FromParent::Dismiss {} => self.dismiss(),
             FromParent::Stop { deadline_ms } => self.begin_stop(deadline_ms, "httpd is stopping"),
             FromParent::Configure { generation } => {
                 if let Err(message) = self.on_configure(generation, fds) {
@@ -67,6 +70,24 @@ impl Watchdog {
                     );
                 }
             }
+        }
+    }
+
+    /// Another build has taken over.
+    pub(super) fn retire(&mut self) {
+        if !std::mem::replace(&mut self.is_retired, true) {
+            self.tell_agent(Item::Plain(ToAgent::Retire));
+        }
+    }
+
+    /// None of the workers asks for anything. Requests and streams that are under way have a process.
+    fn dismiss(&mut self) {
+        let is_idle = |entry: &ProcessEntry| entry.pidfd.has_exited();
+        if self.is_retired && self.table.processes.values().all(is_idle) {
+            self.begin_stop(
+                self.settings.shutdown_ms,
+                "no worker needs this build any more",
+            );
         }
     }
 

@@ -90,8 +90,8 @@ pub(super) fn rebuild(
             watchdog.view.sweep(client);
         }
     }
-    for (key, (pid, fds)) in processes {
-        watchdog.adopt_process(key, pid, fds);
+    for (key, (pid, app, fds)) in processes {
+        watchdog.adopt_process(key, pid, app, fds);
     }
     watchdog.watch_outputs();
     watchdog.renew_reserve();

@@ -15,7 +15,7 @@ use passenger_shm::ClientId;
 use serde::{Deserialize, Serialize};
 
 use super::core::Watchdog;
-use super::table::ProcessKey;
+use super::table::{ProcessEntry, ProcessKey};
 use crate::store::StartDescriptors;
 use crate::sys::pidfd::Pidfd;
 
@@ -46,6 +46,7 @@ enum Kept {
         slot: u32,
         generation: u32,
         pid: i32,
+        app: String,
     },
     /// Put there by a reader, to know where it began.
     Mark { number: u64 },
@@ -64,7 +65,7 @@ pub(super) struct Found {
     /// By generation: the last is in use.
     pub(super) configs: BTreeMap<u64, [OwnedFd; 2]>,
     pub(super) workers: BTreeMap<(u16, u16), (i32, [OwnedFd; 2])>,
-    pub(super) processes: BTreeMap<ProcessKey, (i32, [OwnedFd; 3])>,
+    pub(super) processes: BTreeMap<ProcessKey, (i32, String, [OwnedFd; 3])>,
 }
 
 /// Both ends of the queue.
@@ -127,14 +128,15 @@ impl Reserve {
     }
 
     /// Keeps an app process.
-    pub(super) fn put_process(&mut self, key: ProcessKey, pid: i32, fds: [BorrowedFd<'_>; 3]) {
+    pub(super) fn put_process(&mut self, key: ProcessKey, entry: &ProcessEntry) {
         let (slot, generation) = key;
         let message = Kept::Process {
             slot,
             generation,
-            pid,
+            pid: entry.pid,
+            app: entry.app.clone(),
         };
-        self.put(&message, &fds);
+        self.put(&message, &entry.descriptors());
     }
 
     fn put(&mut self, message: &Kept, fds: &[BorrowedFd<'_>]) {
@@ -183,7 +185,8 @@ impl Reserve {
         let mark = Kept::Mark { number };
         self.write.send(&mark, &[])?;
         let (mut instance, mut configs) = (None, BTreeMap::new());
-        let (mut workers, mut processes) = (BTreeMap::new(), BTreeMap::new());
+        let mut workers = BTreeMap::new();
+        let mut processes: BTreeMap<ProcessKey, (i32, String, [OwnedFd; 3])> = BTreeMap::new();
         loop {
             let received = self
                 .read
@@ -217,8 +220,9 @@ impl Reserve {
                     slot,
                     generation,
                     pid,
+                    app,
                 } => {
-                    processes.insert((slot, generation), (pid, exactly(fds)?));
+                    processes.insert((slot, generation), (pid, app, exactly(fds)?));
                 }
                 Kept::Mark { .. } => {}
             }
@@ -226,7 +230,7 @@ impl Reserve {
         let missing = || io::Error::other("it lacks what the instance consists of");
         let (instance_dir, watchdog_generation, descriptors) = instance.ok_or_else(missing)?;
         // Dead workers stay: they may not have been swept.
-        processes.retain(|_, (_, [pidfd, ..]): &mut (i32, [OwnedFd; 3])| is_running(pidfd));
+        processes.retain(|_, (_, _, [pidfd, ..])| is_running(pidfd));
         Ok(Found {
             instance_dir,
             watchdog_generation,
@@ -273,7 +277,7 @@ impl Watchdog {
                 );
             }
             for (key, entry) in &table.processes {
-                reserve.put_process(*key, entry.pid, entry.descriptors());
+                reserve.put_process(*key, entry);
             }
         });
     }

@@ -25,6 +25,7 @@ use super::takeover;
 use crate::admin;
 use crate::cgroup::{Cgroup, Place};
 use crate::instance::{self, Instance, Properties};
+use crate::loaders;
 use crate::output::Scratch;
 use crate::status::{self, board::Board};
 use crate::store::{Past, StartDescriptors};
@@ -181,7 +182,11 @@ fn first_order(
                 return Ok(Some(Order::Rebuild(received.fds)));
             }
             FromParent::Stop { .. } if is_parent => return Ok(None),
-            FromParent::Configure { .. } | FromParent::Rebuild {} | FromParent::Stop { .. } => {}
+            FromParent::Configure { .. }
+            | FromParent::Rebuild {}
+            | FromParent::Retire {}
+            | FromParent::Dismiss {}
+            | FromParent::Stop { .. } => {}
         }
     }
 }
@@ -204,6 +209,7 @@ fn build(basis: Basis<'_>, parent: Pidfd, config: ConfigEntry) -> Result<Watchdo
     let instance = Instance::create(&registry).map_err(|e| e.to_string())?;
     let directory = instance.path.clone();
     make_cgroup(&instance);
+    pin_loaders(&instance);
     let made = write_properties(&instance, &head, parent_pid).and_then(|()| {
         let capacities = head.capacities();
         let descriptors = make_descriptors(&capacities, channel, parent, instance)?;
@@ -238,6 +244,19 @@ fn make_cgroup(instance: &Instance) {
             }
         },
         Err(why) => log::debug!("apps get no control group of their own: {why}"),
+    }
+}
+
+/// Without a copy everything works until an upgrade.
+fn pin_loaders(instance: &Instance) {
+    let pinned = process::own_image_path()
+        .and_then(|program| loaders::pin(&loaders::installed(&program), &instance.path));
+    if let Err(e) = pinned {
+        log::warn!(
+            "the instance in {} gets no copy of the loaders ({e}): those that are installed are used, and after an \
+             upgrade its last processes may meet newer ones",
+            instance.path.display()
+        );
     }
 }
 
@@ -371,6 +390,7 @@ impl Parts {
             settings,
             busy_outputs: Vec::new(),
             ending: None,
+            is_retired: false,
             told_parent: false,
             next_round: now,
             reserve,

@@ -48,6 +48,7 @@ pub(super) fn take_over(table: i32) -> Result<Watchdog, String> {
     }
     .assemble(directory)?;
     watchdog.told_parent = inherited.was_ready;
+    watchdog.is_retired = inherited.is_retired;
     watchdog.table.past = past;
     watchdog.adopt_inherited(&inherited).map_err(adopted)?;
     watchdog.renew_reserve();
@@ -81,7 +82,8 @@ impl Watchdog {
                 descriptor::take_inherited(process.output)?,
                 descriptor::take_inherited(process.control)?,
             ];
-            self.adopt_process((process.slot, process.generation), process.pid, fds);
+            let key = (process.slot, process.generation);
+            self.adopt_process(key, process.pid, process.app.clone(), fds);
         }
         self.watch_outputs();
         // Children may have ended while the program was being replaced.
@@ -94,6 +96,7 @@ impl Watchdog {
         &mut self,
         key: ProcessKey,
         pid: i32,
+        app: String,
         [pidfd, output, control]: [OwnedFd; 3],
     ) {
         let entry = ProcessEntry {
@@ -102,7 +105,8 @@ impl Watchdog {
             output,
             control,
             token: None,
-            drain: self.drain_for(pid),
+            drain: self.drain_for(pid, &app),
+            app,
             exited: None,
         };
         self.table.processes.insert(key, entry);

@@ -59,6 +59,8 @@ pub type ProcessKey = (u32, u32);
 pub struct ProcessEntry {
     /// Its PID.
     pub pid: i32,
+    /// Name of its app.
+    pub app: String,
     /// The process.
     pub pidfd: Pidfd,
     /// Read end of its output pipe.

@@ -43,6 +43,8 @@ pub struct HeldProcess<'a> {
     pub generation: u32,
     /// Its PID.
     pub pid: i32,
+    /// Name of its app, empty if it is not known.
+    pub app: String,
     /// Its pidfd.
     pub pidfd: BorrowedFd<'a>,
     /// Read end of its output pipe.
@@ -76,6 +78,8 @@ pub struct HandOver<'a> {
     pub nofile: Option<NoFile>,
     /// As in [`crate::store::ToAgent::Start`].
     pub oom_score_adj: Option<i32>,
+    /// Whether [`crate::store::ToAgent::Retire`] was received.
+    pub is_retired: bool,
     /// Time left in milliseconds if [`crate::store::ToAgent::Stop`] was received.
     pub stop_in_ms: Option<u64>,
 }
@@ -157,6 +161,7 @@ pub(super) struct Inherited {
     pub(super) was_ready: bool,
     nofile: Option<(u64, u64)>,
     pub(super) oom_score_adj: Option<i32>,
+    pub(super) is_retired: bool,
     pub(super) stop_in_ms: Option<u64>,
 }
 
@@ -174,6 +179,7 @@ pub(super) struct InheritedProcess {
     pub(super) slot: u32,
     pub(super) generation: u32,
     pub(super) pid: i32,
+    pub(super) app: String,
     pub(super) pidfd: RawFd,
     pub(super) output: RawFd,
     pub(super) control: RawFd,
@@ -207,6 +213,7 @@ impl Inherited {
                 slot: process.slot,
                 generation: process.generation,
                 pid: process.pid,
+                app: process.app.clone(),
                 pidfd: keep(process.pidfd)?,
                 output: keep(process.output)?,
                 control: keep(process.control)?,
@@ -226,6 +233,7 @@ impl Inherited {
             was_ready: hand_over.was_ready,
             nofile: hand_over.nofile.map(|limit| (limit.soft, limit.hard)),
             oom_score_adj: hand_over.oom_score_adj,
+            is_retired: hand_over.is_retired,
             stop_in_ms: hand_over.stop_in_ms,
         })
     }

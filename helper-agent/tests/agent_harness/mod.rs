@@ -347,6 +347,7 @@ impl Watchdog {
                     slot,
                     generation,
                     pid,
+                    ..
                 } => {
                     let kept = Kept {
                         pid,

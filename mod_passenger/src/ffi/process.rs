@@ -8,10 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::barrier::guard;
-use super::bindings::{
-    ap_close_listeners, ap_scoreboard_image, SERVER_BUSY_DNS, SERVER_BUSY_LOG, SERVER_BUSY_READ,
-    SERVER_BUSY_WRITE,
-};
+use super::bindings::ap_close_listeners;
 
 /// Of our threads; the relay calls httpd's filters, TLS included.
 const STACK_BYTES: usize = 512 * 1024;
@@ -83,47 +80,15 @@ pub(crate) fn spawn_signal_blocked(
     result.map(drop)
 }
 
-/// How many of this process' threads serve a request; `(reading, serving)`. What httpd's scoreboard
-/// says, so it holds for requests that never reach us, too.
-pub(crate) fn busy_threads() -> (u32, u32) {
-    let (mut reading, mut serving) = (0, 0);
-    // SAFETY: NULL, or the scoreboard, mapped for as long as the process lives.
-    let Some(board) = (unsafe { ap_scoreboard_image.as_ref() }) else {
-        return (0, 0);
+/// Seconds on a clock that never goes back and is the same for this process over all reloads.
+pub(crate) fn monotonic_seconds() -> u64 {
+    let mut now = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
     };
-    // SAFETY: set once, before the children are forked.
-    let Some(global) = (unsafe { board.global.as_ref() }) else {
-        return (0, 0);
-    };
-    let limits = (
-        usize::try_from(global.server_limit),
-        usize::try_from(global.thread_limit),
-    );
-    let (Ok(servers), Ok(threads)) = limits else {
-        return (0, 0);
-    };
-    // SAFETY: a system call without arguments.
-    let own = unsafe { libc::getpid() };
-    for server in 0..servers {
-        // SAFETY: `parent` has server_limit entries; other processes write it, so it is copied.
-        let pid = unsafe { (&raw const (*board.parent.add(server)).pid).read_volatile() };
-        if pid != own {
-            continue;
-        }
-        for thread in 0..threads {
-            // SAFETY: `servers` has server_limit rows of thread_limit entries.
-            let status = unsafe {
-                let row = *board.servers.add(server);
-                (&raw const (*row.add(thread)).status).read_volatile()
-            };
-            match u32::from(status) {
-                SERVER_BUSY_READ => reading += 1,
-                SERVER_BUSY_WRITE | SERVER_BUSY_LOG | SERVER_BUSY_DNS => serving += 1,
-                _ => {}
-            }
-        }
-    }
-    (reading, serving)
+    // SAFETY: room for the answer; this clock exists everywhere.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
+    u64::try_from(now.tv_sec).unwrap_or(0)
 }
 
 /// Ends the process at once: no handler, no cleanup, no other thread gets to run.

@@ -4,11 +4,11 @@
 //! of ours may be in there: code and statics move at each restart.
 //!
 //! ```text
-//! 0         4          8                                           SIZE
-//! | version | channel  | fields of that version…                       |
+//! 0         4          8              264                          SIZE
+//! | version | channel  | draining × 8  | fields of that version…        |
 //! ```
-//! `version` and `channel` keep their places in every version, so that any later build can tell an
-//! instance of an earlier one to stop.
+//! The first three keep their places in every version from 3 on, so that any later build can tell the
+//! instances of earlier ones to stop.
 
 use std::ffi::CStr;
 use std::mem;
@@ -21,19 +21,47 @@ const KEY: &CStr = c"mod_passenger.instance";
 /// Room for every version to come.
 const SIZE: usize = 4096;
 /// Version of the layout below.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
+/// First version that keeps what drains where it is.
+const FIRST_WITH_DRAINING: u32 = 3;
 /// "No descriptor".
 const NONE: RawFd = -1;
 /// Most bytes of an instance directory's path.
 pub(crate) const PATH_BYTES: usize = 512;
 /// Most bytes of a build id.
 pub(crate) const BUILD_BYTES: usize = 64;
+/// Most instances that may end beside each other.
+pub(crate) const MOST_DRAINING: usize = 8;
+
+/// An instance that another one has replaced, until it has ended.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Draining {
+    channel: RawFd,
+    /// Whether it was told to stop: 0 or 1.
+    told: u32,
+    /// Since when none of its workers can ask for anything, by the monotonic clock in seconds; 0: one can.
+    quiet_since: u64,
+    /// The first generation of workers that it serves, as configurations are counted.
+    pub(crate) first: u64,
+    /// The last one.
+    pub(crate) last: u64,
+}
+
+const NOBODY: Draining = Draining {
+    channel: NONE,
+    told: 0,
+    quiet_since: 0,
+    first: 0,
+    last: 0,
+};
 
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct Raw {
     version: u32,
     channel: RawFd,
+    draining: [Draining; MOST_DRAINING],
     routes: RawFd,
     traffic: RawFd,
     doorbell: RawFd,
@@ -43,9 +71,8 @@ struct Raw {
     watchdog: i32,
     /// Process id of the parent itself.
     parent: i32,
-    /// Channel of an instance of another build that drains, and the generation it ends with.
-    draining: RawFd,
-    draining_since: u64,
+    /// The configuration it was started with.
+    generation: u64,
     build: [u8; BUILD_BYTES],
     instance_dir: [u8; PATH_BYTES],
 }
@@ -53,6 +80,8 @@ struct Raw {
 const _: () = {
     assert!(mem::size_of::<Raw>() <= SIZE);
     assert!(mem::offset_of!(Raw, version) == 0 && mem::offset_of!(Raw, channel) == 4);
+    assert!(mem::offset_of!(Raw, draining) == 8 && mem::offset_of!(Raw, routes) == 264);
+    assert!(mem::size_of::<Draining>() == 32 && mem::offset_of!(Draining, last) == 24);
 };
 
 /// A running instance, as the parent that started it and its children know it.
@@ -62,6 +91,8 @@ pub(crate) struct Retained {
     pub(crate) watchdog: i32,
     /// Process id of httpd's parent.
     pub(crate) parent: i32,
+    /// Generation of the configuration it was started with.
+    pub(crate) generation: u64,
     /// Build that started it.
     pub(crate) build: String,
     /// Absolute path of the instance directory.
@@ -113,6 +144,7 @@ pub(crate) fn get() -> Option<Retained> {
     Some(Retained {
         watchdog: raw.watchdog,
         parent: raw.parent,
+        generation: raw.generation,
         build: text(&raw.build),
         instance_dir: text(&raw.instance_dir),
     })
@@ -139,8 +171,8 @@ pub(crate) fn keep(instance: &Retained, descriptors: Descriptors) {
         reserve: descriptors.reserve.map(IntoRawFd::into_raw_fd),
         watchdog: instance.watchdog,
         parent: instance.parent,
-        draining: before.map_or(NONE, |raw| raw.draining),
-        draining_since: before.map_or(0, |raw| raw.draining_since),
+        generation: instance.generation,
+        draining: before.map_or([NOBODY; MOST_DRAINING], |raw| raw.draining),
         build: bytes(&instance.build),
         instance_dir: bytes(&instance.instance_dir),
     });
@@ -178,6 +210,8 @@ pub(crate) fn take_channel() -> Option<OwnedFd> {
     let data = raw()?;
     // SAFETY: as in `read`; `channel` has its place in every version.
     let fd = unsafe { (*data).channel };
+    // SAFETY: as above, and these have theirs since that version.
+    let (version, draining) = unsafe { ((*data).version, (*data).draining) };
     let (is_known, raw) = (read().is_some(), read());
     if let Some(raw) = raw {
         for fd in [raw.routes, raw.traffic, raw.doorbell, raw.hello] {
@@ -195,8 +229,12 @@ pub(crate) fn take_channel() -> Option<OwnedFd> {
         reserve: [NONE; 3],
         watchdog: 0,
         parent: 0,
-        draining: raw.map_or(NONE, |raw| raw.draining),
-        draining_since: raw.map_or(0, |raw| raw.draining_since),
+        generation: 0,
+        draining: if version >= FIRST_WITH_DRAINING {
+            draining
+        } else {
+            [NOBODY; MOST_DRAINING]
+        },
         build: [0; BUILD_BYTES],
         instance_dir: [0; PATH_BYTES],
     };
@@ -207,24 +245,86 @@ pub(crate) fn take_channel() -> Option<OwnedFd> {
     is_channel.then(|| unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Keeps the channel of an instance that shall stop once generation `last` has no worker any more.
-pub(crate) fn set_draining(channel: OwnedFd, last: u64) {
-    if let Some(mut raw) = read() {
-        close(raw.draining);
-        raw.draining = channel.into_raw_fd();
-        raw.draining_since = last;
-        write(raw);
-    }
+/// Keeps the channel of an instance that was replaced, with the first and the last generation of workers that use
+/// it. Gives the channel back if there is no room.
+///
+/// # Errors
+/// See above.
+pub(crate) fn add_draining(channel: OwnedFd, (first, last): (u64, u64)) -> Result<(), OwnedFd> {
+    let Some(mut raw) = read() else {
+        return Err(channel);
+    };
+    let Some(free) = raw.draining.iter_mut().find(|d| d.channel == NONE) else {
+        return Err(channel);
+    };
+    *free = Draining {
+        channel: channel.into_raw_fd(),
+        told: 0,
+        quiet_since: 0,
+        first,
+        last,
+    };
+    write(raw);
+    Ok(())
 }
 
-/// The channel of the draining instance, if generation `ended` was its last.
-pub(crate) fn take_draining(ended: u64) -> Option<OwnedFd> {
-    let mut raw = read().filter(|raw| raw.draining != NONE && raw.draining_since <= ended)?;
-    let fd = raw.draining;
-    raw.draining = NONE;
-    write(raw);
-    // SAFETY: owned by the retained data until now, and no longer named there.
-    Some(unsafe { OwnedFd::from_raw_fd(fd) })
+/// All replaced instances that have not ended, oldest first.
+pub(crate) fn draining() -> Vec<Draining> {
+    let all = read().map_or([NOBODY; MOST_DRAINING], |raw| raw.draining);
+    let mut all: Vec<Draining> = all.into_iter().filter(|d| d.channel != NONE).collect();
+    all.sort_by_key(|draining| draining.last);
+    all
+}
+
+impl Draining {
+    /// Its parent channel, open until [`Draining::forget`].
+    pub(crate) fn channel(&self) -> BorrowedFd<'static> {
+        // SAFETY: a descriptor that `add_draining` took ownership of. The parent, which has one thread,
+        // closes it only in `forget`; the borrower duplicates it at once.
+        unsafe { BorrowedFd::borrow_raw(self.channel) }
+    }
+
+    /// Whether it was told to stop.
+    pub(crate) fn was_told(&self) -> bool {
+        self.told != 0
+    }
+
+    /// Notes that it was told to stop.
+    pub(crate) fn note_told(&self) {
+        self.replace(Draining { told: 1, ..*self });
+    }
+
+    /// Notes whether its workers are quiet at `now`; since when they are, then.
+    pub(crate) fn note_quiet(&self, is_quiet: bool, now: u64) -> Option<u64> {
+        let quiet_since = match (is_quiet, self.quiet_since) {
+            (false, _) => 0,
+            (true, 0) => now.max(1),
+            (true, since) => since,
+        };
+        if quiet_since != self.quiet_since {
+            self.replace(Draining {
+                quiet_since,
+                ..*self
+            });
+        }
+        is_quiet.then_some(quiet_since)
+    }
+
+    /// It has ended: its channel is closed.
+    pub(crate) fn forget(self) {
+        if self.replace(NOBODY) {
+            close(self.channel);
+        }
+    }
+
+    fn replace(&self, with: Draining) -> bool {
+        let Some(mut raw) = read() else { return false };
+        let own = raw.draining.iter_mut().find(|d| d.channel == self.channel);
+        let Some(own) = own else { return false };
+        *own = with;
+        write(raw);
+        true
+    }
 }
 
 /// In a child: closes what is the parent's alone, and hands over what is the workers'.
@@ -237,10 +337,10 @@ pub(crate) fn inherit() -> Option<(Retained, [OwnedFd; 4])> {
     let is_parent = raw.parent == own_pid();
     if !is_parent {
         close(raw.channel);
-        close(raw.draining);
+        raw.draining.iter().for_each(|d| close(d.channel));
         raw.reserve.into_iter().for_each(close);
         raw.reserve = [NONE; 3];
-        (raw.channel, raw.draining) = (NONE, NONE);
+        (raw.channel, raw.draining) = (NONE, [NOBODY; MOST_DRAINING]);
         (raw.routes, raw.traffic, raw.doorbell, raw.hello) = (NONE, NONE, NONE, NONE);
         write(raw);
     }

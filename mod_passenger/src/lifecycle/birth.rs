@@ -82,6 +82,7 @@ pub(super) fn start(
     let instance = Retained {
         watchdog: pid,
         parent,
+        generation: config.generation,
         build: config.build.clone(),
         instance_dir,
     };

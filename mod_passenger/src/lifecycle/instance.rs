@@ -10,7 +10,7 @@ use passenger_shm::messages::{self as wire, FromParent, ToParent};
 
 use super::birth::{cannot_hear, hear, start};
 use super::rebuild::rebuild;
-use super::{handover, watch};
+use super::{draining, handover, watch};
 use crate::ffi::log::NOTICE;
 use crate::ffi::pool::Pool;
 use crate::ffi::retained::{self, Retained};
@@ -56,7 +56,7 @@ pub(super) fn start_or_configure(
     }
     if let Some(unknown) = retained::take_channel() {
         // An instance of a build with another layout of retained data: nobody else can stop it.
-        retained::set_draining(unknown, config.generation.saturating_sub(1));
+        draining::begin(unknown, (1, config.generation.saturating_sub(1)));
     }
     start(config, &file, &log, READY_TIMEOUT)?.keep(configuring);
     Ok(())
@@ -76,8 +76,7 @@ fn go_on(
     configure(generation, file, log)
 }
 
-/// An upgrade: a new instance takes over, and the old one is told to stop when the last worker of the
-/// generations that use it is gone. If the new one does not start the old one stays, for new workers, too.
+/// An upgrade: a new instance takes over, and the old one drains ([`draining`]). If the new one does not start the old one stays, for new workers, too.
 fn replace(
     configuring: Configuring<'_>,
     config: &wire::Config,
@@ -89,11 +88,12 @@ fn replace(
         Ok(new) => {
             log::info!(
                 target: NOTICE,
-                "{}: build {} replaces {}: the instance in {} ends with its last worker",
+                "{}: build {} replaces {}: the instance in {} ends after its last request",
                 codes::STARTED, config.build, old.build, old.instance_dir
             );
             if let Some(channel) = retained::take_channel() {
-                retained::set_draining(channel, config.generation.saturating_sub(1));
+                let last = config.generation.saturating_sub(1);
+                draining::begin(channel, (old.generation, last));
             }
             new.keep(configuring);
             Ok(())
@@ -140,6 +140,7 @@ pub(crate) fn monitor(pconf: Pool<'_>) {
     if let Some(instance) = retained::get() {
         listen(pconf, &instance);
     }
+    draining::look(None);
 }
 
 /// Reads what is there without waiting. At end of file nobody of the instance lives: another watchdog is
@@ -223,23 +224,10 @@ fn describe(status: i32) -> String {
     format!("exit status {}", libc::WEXITSTATUS(status))
 }
 
-/// The last worker of a generation is gone: an instance that served up to it may stop.
+/// The last worker of a generation is gone.
 pub(crate) fn end_generation(generation: u64) {
     log::debug!("the last worker of generation {generation} is gone");
-    // httpd counts these from 0, configurations from 1.
-    if let Some(channel) = retained::take_draining(generation + 1) {
-        let deadline_ms = u64::from(config::globals().shutdown_timeout) * 1000;
-        let channel = Channel::from(channel);
-        let sent = channel
-            .set_nonblocking(true)
-            .and_then(|()| channel.send(&FromParent::Stop { deadline_ms }, &[]));
-        if let Err(why) = sent {
-            log::error!(
-                "{}: cannot tell the replaced instance to stop: {why}",
-                codes::STOP
-            );
-        }
-    }
+    draining::look(Some(generation));
 }
 
 // --- stop ---------------------------------------------------------------------------------------
@@ -247,16 +235,12 @@ pub(crate) fn end_generation(generation: u64) {
 /// httpd exits: has the instance end everything, and waits for it.
 pub(super) fn stop() {
     let timeout = Duration::from_secs(u64::from(config::globals().shutdown_timeout));
-    let draining = retained::take_draining(u64::MAX);
-    let channels = [retained::take_channel(), draining];
     let deadline = Instant::now() + timeout + STOP_GRACE;
-    let channels: Vec<Channel> = channels.into_iter().flatten().map(Channel::from).collect();
+    let mut channels = draining::channels();
+    channels.extend(retained::take_channel().map(Channel::from));
     for channel in &channels {
-        let deadline_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
         // An error means that it is gone already, which the wait below finds out.
-        let _ = channel
-            .set_nonblocking(true)
-            .and_then(|()| channel.send(&FromParent::Stop { deadline_ms }, &[]));
+        let _ = tell_to_stop(channel);
     }
     for channel in &channels {
         if !await_end(channel, deadline) {
@@ -267,6 +251,14 @@ pub(super) fn stop() {
             );
         }
     }
+}
+
+/// The order to end everything, within the time that is configured.
+pub(super) fn tell_to_stop(channel: &Channel) -> io::Result<()> {
+    let deadline_ms = u64::from(config::globals().shutdown_timeout) * 1000;
+    channel
+        .set_nonblocking(true)
+        .and_then(|()| channel.send(&FromParent::Stop { deadline_ms }, &[]))
 }
 
 /// Waits for the end of file; `false` when the deadline passed.

@@ -13,6 +13,7 @@
 
 mod birth;
 mod checks;
+mod draining;
 mod handover;
 mod instance;
 mod rebuild;
