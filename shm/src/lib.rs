@@ -69,7 +69,7 @@ mod watchdog;
 
 pub use ids::{ClientId, GroupKey, GroupRef, ProcessRef, MAX_CLIENT_GENERATION};
 pub use params::{
-    restart_mark, Capacities, GroupInfo, GroupParams, Hint, InExchange, Load, Occupancy,
+    restart_mark, Capacities, GroupInfo, GroupParams, Hint, InExchange, Load, Occupancy, Port,
     ProcessParams, ProcessSnapshot, ProcessState, Protocol, Queue, Waited, MAX_DEFINITION_BYTES,
     STALE_GRANT,
 };

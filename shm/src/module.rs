@@ -8,7 +8,7 @@ use crate::client::{Client, Worker};
 use crate::doorbell::Doorbell;
 use crate::error::Error;
 use crate::ids::{ClientId, GroupKey, GroupRef, ProcessRef};
-use crate::params::{Capacities, GroupInfo, ProcessState};
+use crate::params::{Capacities, GroupInfo, Port, ProcessState};
 use crate::sync::{fence, Ordering};
 use crate::tables::Tables;
 use crate::traffic::Trust;
@@ -96,20 +96,23 @@ impl ModuleView {
             .and_then(|(_, word)| word.state())
     }
 
-    /// The port at 127.0.0.1 on which a process takes connections; 0 if it has a Unix socket, or is gone.
+    /// The port at 127.0.0.1 on which a process takes connections; `None` if it has a Unix socket, or is gone.
     #[must_use]
-    pub fn port(&self, process: ProcessRef) -> u16 {
+    pub fn port(&self, process: ProcessRef) -> Option<Port> {
         let routes = &self.worker.tables.routes;
         let read = || {
             let (slot, _) = routes.process(process)?;
             // Relaxed: the word is read again below.
-            let port = slot.port.load(Ordering::Relaxed);
+            let number = slot.port.load(Ordering::Relaxed);
+            // Relaxed: as above.
+            let uid = slot.uid.load(Ordering::Relaxed);
             // PAIR(publish): a port of the slot's next process would show in the word now.
             fence(Ordering::Acquire);
             routes.process(process)?;
-            u16::try_from(port).ok()
+            let number = u16::try_from(number).ok().filter(|number| *number != 0)?;
+            Some(Port { number, uid })
         };
-        read().unwrap_or(0)
+        read()
     }
 
     /// Whether waiting for an answer of that process makes sense: false as soon as the agent says that

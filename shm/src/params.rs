@@ -168,6 +168,15 @@ pub struct ProcessSnapshot {
     pub port: u16,
 }
 
+/// Where a process takes connections that has no Unix socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Port {
+    /// The port at 127.0.0.1.
+    pub number: u16,
+    /// The user it runs as, whose the listening socket must be.
+    pub uid: u32,
+}
+
 /// How busy a process is: the truth, counted from its words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct Load {

@@ -191,9 +191,11 @@ fn a_port_is_told_of_the_process_that_has_it_only() {
             ..params
         },
     );
-    assert_eq!(i.module.port(process), 8421);
+    let uid = params.uid;
+    let port = passenger_shm::Port { number: 8421, uid };
+    assert_eq!(i.module.port(process), Some(port));
     i.agent.free_process(process);
-    assert_eq!(i.module.port(process), 0);
+    assert_eq!(i.module.port(process), None);
 }
 
 #[test]

@@ -6,6 +6,7 @@ use harness::wait::PATIENCE;
 use harness::{processes, until, App, Load, Request, Server, Setup, Site};
 use nix::sys::signal::Signal;
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::process::{Command, Stdio};
 
@@ -377,4 +378,55 @@ async def app(scope, receive, send):
             ASGI,
         );
     }
+}
+
+/// Listens as another user at the port that its argument names, says so, and answers whatever comes.
+const THIEF: &str = "import os, socketserver, sys\n\
+    os.setgroups([])\nos.setgid(65534)\nos.setuid(65534)\n\
+    class Answer(socketserver.StreamRequestHandler):\n    \
+    def handle(self):\n        \
+    self.wfile.write(b'HTTP/1.1 200 OK\\r\\nContent-Length: 6\\r\\n\\r\\nstolen')\n\
+    class Server(socketserver.ThreadingTCPServer):\n    allow_reuse_address = True\n\
+    server = Server(('127.0.0.1', int(sys.argv[1])), Answer)\n\
+    print('listening', flush=True)\nserver.serve_forever()\n";
+
+#[test]
+fn another_user_at_the_port_of_a_server_that_ended_gets_no_requests() {
+    if !nix::unistd::Uid::effective().is_root() {
+        return;
+    }
+    // What the agent watches is the shell, which outlives the server.
+    let wrapped = Site::new("app", App::files())
+        .with("PassengerAppStartCommand \"./server $PORT; sleep 1000\"");
+    let server = start(Setup::of(wrapped));
+    let env = server.get("app", "/env").ok();
+    let port = env.lines().find_map(|line| line.strip_prefix("PORT="));
+    let port = port.expect("a port");
+    kill(pid(&server));
+    let mut thief = Command::new("python3")
+        .args(["-c", THIEF, port])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("start the thief");
+    let mut said = String::new();
+    let output = thief.stdout.take().expect("its output");
+    BufReader::new(output)
+        .read_line(&mut said)
+        .expect("hear the thief");
+    assert_eq!(said, "listening\n");
+    for _ in 0..2 {
+        let response = server.get("app", "/");
+        assert!(
+            response.status >= 500,
+            "{}: {}",
+            response.status,
+            response.text()
+        );
+        assert!(!response.text().contains("stolen"), "{}", response.text());
+    }
+    server
+        .log()
+        .expect("a process of uid 65534 listens at port");
+    thief.kill().expect("end the thief");
+    thief.wait().expect("its end");
 }

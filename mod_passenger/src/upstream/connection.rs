@@ -3,9 +3,10 @@
 //! One connection serves one request at a time. The cache is per worker process and keyed by process
 //! slot *and* generation, so a recycled slot never sees an old connection.
 
+use super::peer;
 use nix::sys::socket::{self, socket, AddressFamily, SockFlag, SockType, UnixAddr};
 use parking_lot::Mutex;
-use passenger_shm::{ProcessRef, Protocol};
+use passenger_shm::{Port, ProcessRef, Protocol};
 use std::io::{self, Read};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -40,12 +41,11 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    fn open(path: &Path, port: u16) -> io::Result<Self> {
-        let is_tcp = port != 0;
-        let stream = if is_tcp {
-            connect_tcp(port)?
-        } else {
-            connect(path)?
+    fn open(path: &Path, port: Option<Port>) -> io::Result<Self> {
+        let is_tcp = port.is_some();
+        let stream = match port {
+            Some(port) => connect_tcp(port)?,
+            None => connect(path)?,
         };
         stream.set_read_timeout(Some(READ_SLICE))?;
         Ok(Self {
@@ -159,10 +159,11 @@ fn connect(path: &Path) -> io::Result<UnixStream> {
     Ok(stream)
 }
 
-/// Connects to a port of this machine, which a listener that exists accepts at once.
-fn connect_tcp(port: u16) -> io::Result<UnixStream> {
-    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+/// Connects to a port of this machine, which a listener that exists accepts at once. It must be the app's user's.
+fn connect_tcp(port: Port) -> io::Result<UnixStream> {
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port.number));
     let stream = TcpStream::connect_timeout(&address, CONNECT_TIME)?;
+    peer::check(&stream, port.uid)?;
     stream.set_nodelay(true)?;
     Ok(UnixStream::from(OwnedFd::from(stream)))
 }
@@ -195,16 +196,16 @@ impl ConnectionCache {
         }
     }
 
-    /// An idle connection to `process`, or a new one: to `port`, or to its Unix socket if that is 0. Connecting
+    /// An idle connection to `process`, or a new one: to `port`, or to its Unix socket if there is none. Connecting
     /// blocks only while the backlog is full.
     ///
     /// # Errors
-    /// Those of `connect(2)`: nothing was sent.
+    /// Those of `connect(2)`, and somebody else's socket at that port: nothing was sent.
     pub(crate) fn checkout(
         &self,
         process: ProcessRef,
         protocol: Protocol,
-        port: impl FnOnce() -> u16,
+        port: impl FnOnce() -> Option<Port>,
     ) -> io::Result<Box<Connection>> {
         if let Some(slot) = self.slots.get(process.slot() as usize) {
             let mut idle = slot.lock();
@@ -219,7 +220,7 @@ impl ConnectionCache {
         }
         let name = format!("{}.{}", process.slot(), process.generation());
         let port = match protocol {
-            Protocol::Binary => 0,
+            Protocol::Binary => None,
             Protocol::Http => port(),
         };
         Connection::open(&self.directory.join(name), port).map(Box::new)
@@ -277,21 +278,21 @@ mod tests {
         let _one = UnixListener::bind(directory.join("1.7")).unwrap();
         let _two = UnixListener::bind(directory.join("1.8")).unwrap();
         let process = ProcessRef::new(1, 7);
-        let connection = cache.checkout(process, Protocol::Http, || 0).unwrap();
+        let connection = cache.checkout(process, Protocol::Http, || None).unwrap();
         assert!(!connection.is_reused());
         cache.checkin(process, connection);
         assert!(cache
-            .checkout(process, Protocol::Http, || 0)
+            .checkout(process, Protocol::Http, || None)
             .unwrap()
             .is_reused());
-        let connection = cache.checkout(process, Protocol::Http, || 0).unwrap();
+        let connection = cache.checkout(process, Protocol::Http, || None).unwrap();
         cache.checkin(process, connection);
         assert!(!cache
-            .checkout(ProcessRef::new(1, 8), Protocol::Http, || 0)
+            .checkout(ProcessRef::new(1, 8), Protocol::Http, || None)
             .unwrap()
             .is_reused());
         assert!(cache
-            .checkout(ProcessRef::new(1, 9), Protocol::Http, || 0)
+            .checkout(ProcessRef::new(1, 9), Protocol::Http, || None)
             .is_err());
         std::fs::remove_dir_all(directory).unwrap();
     }
@@ -300,7 +301,10 @@ mod tests {
     fn a_command_is_reached_at_its_port_and_old_connections_are_not_used_again() {
         let (cache, directory) = cache();
         let server = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
-        let port = server.local_addr().unwrap().port();
+        let port = Some(Port {
+            number: server.local_addr().unwrap().port(),
+            uid: nix::unistd::geteuid().as_raw(),
+        });
         let process = ProcessRef::new(1, 7);
         let connect = || cache.checkout(process, Protocol::Http, || port).unwrap();
         let connection = connect();
@@ -330,7 +334,7 @@ mod tests {
         socket::listen(&listener, socket::Backlog::new(0).unwrap()).unwrap();
         let process = ProcessRef::new(0, 1);
         let held: Vec<_> = (0..4)
-            .map(|_| cache.checkout(process, Protocol::Binary, || 0))
+            .map(|_| cache.checkout(process, Protocol::Binary, || None))
             .collect();
         let refused = held.into_iter().find_map(Result::err);
         assert_eq!(refused.map(|e| e.kind()), Some(io::ErrorKind::WouldBlock));
@@ -342,7 +346,7 @@ mod tests {
         let (cache, directory) = cache();
         let listener = UnixListener::bind(directory.join("3.1")).unwrap();
         let mut connection = cache
-            .checkout(ProcessRef::new(3, 1), Protocol::Binary, || 0)
+            .checkout(ProcessRef::new(3, 1), Protocol::Binary, || None)
             .unwrap();
         let (mut app, _) = listener.accept().unwrap();
         let sent: Vec<u8> = (0..200_000u32)
@@ -368,7 +372,7 @@ mod tests {
         let (cache, directory) = cache();
         let listener = UnixListener::bind(directory.join("2.1")).unwrap();
         let process = ProcessRef::new(2, 1);
-        let mut connection = cache.checkout(process, Protocol::Http, || 0).unwrap();
+        let mut connection = cache.checkout(process, Protocol::Http, || None).unwrap();
         let (mut app, _) = listener.accept().unwrap();
         app.write_all(b"surplus").unwrap();
         assert_eq!(connection.read().unwrap(), 7);
@@ -376,7 +380,7 @@ mod tests {
         assert_eq!(connection.input(), b"plus");
         cache.checkin(process, connection);
         assert!(!cache
-            .checkout(process, Protocol::Http, || 0)
+            .checkout(process, Protocol::Http, || None)
             .unwrap()
             .is_reused());
         std::fs::remove_dir_all(directory).unwrap();

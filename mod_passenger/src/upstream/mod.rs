@@ -5,6 +5,7 @@
 //! connection  connect, keep, reuse          frame   the binary protocol (Ruby, Python)
 //! body        where a response body ends    http1   HTTP/1.1 (Node, generic)
 //! head        a response head, made clean   retry   may this request be sent again?
+//! peer        whose socket a port leads to
 //! ```
 //! Formats: `docs/protocols.md`, section 4.
 
@@ -13,4 +14,5 @@ pub(crate) mod connection;
 pub(crate) mod frame;
 pub(crate) mod head;
 pub(crate) mod http1;
+mod peer;
 pub(crate) mod retry;
