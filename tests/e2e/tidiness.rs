@@ -130,3 +130,40 @@ fn nothing_that_ends_leaves_a_zombie() {
     });
     assert_eq!(server.get("python", "/").status, 200);
 }
+
+/// Each process starts a daemon that keeps what the process printed to open.
+const SIRES: &str = "import os, subprocess\n\
+    subprocess.Popen(['sleep', '1000'], start_new_session=True)\n\
+    def application(environ, start_response):\n    \
+    start_response('200 OK', [])\n    return [str(os.getpid()).encode()]\n";
+
+fn pipes(pid: ProcessId) -> usize {
+    let is_pipe = |path: &std::path::PathBuf| path.to_string_lossy().starts_with("pipe:");
+    let descriptors = processes::descriptors(pid).into_iter();
+    descriptors.filter(|(_, path)| is_pipe(path)).count()
+}
+
+#[test]
+fn daemons_of_dead_processes_do_not_use_up_descriptors() {
+    const GENERATIONS: usize = 14;
+    let site = Site::new("app", App::inline(Language::Python, SIRES))
+        .with("PassengerMinInstances 1")
+        .with("PassengerMaxInstances 1");
+    let server = Setup::of(site).start();
+    let mut last = String::new();
+    for _ in 0..GENERATIONS {
+        last = until_some("a process", PATIENCE, || {
+            let response = server.get("app", "/");
+            (response.status == 200 && response.text() != last).then(|| response.text())
+        });
+        processes::signal(last.parse().expect("a pid"), Signal::SIGKILL);
+    }
+    // Eight of those that ended are still heard: a daemon has ten seconds to print, and usually for ever.
+    let instance = server.instance();
+    for pid in [instance.agent(), instance.watchdog()] {
+        until("descriptors to be given up", PATIENCE, || {
+            pipes(pid) < GENERATIONS
+        });
+    }
+    assert_eq!(server.get("app", "/").status, 200);
+}

@@ -1,6 +1,7 @@
 //! The tables as the pool sees them, slots that can be reused, and orphans: seats whose worker went away
 //! while the app may still be computing. Only the app can tell, so it is asked.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use passenger_shm::{Load, Orphan, STALE_GRANT};
@@ -9,12 +10,18 @@ use super::board::seconds_now;
 use super::core::Agent;
 use super::processes::{Phase, Question};
 use super::retiring::Share;
-use crate::pool::{Event, LoadSeen, Observation, ProcessId, QueueSeen};
+use crate::pool::{Event, GroupId, LoadSeen, Observation, ProcessId, QueueSeen};
 use crate::spawn::dialogue;
 
 /// A dead process's slot is reused when no worker is in it any more, or after this: workers look at the
 /// process's state at least once a second.
 const LIMBO: Duration = Duration::from_secs(3);
+/// How long what an ended process printed is read for certain, though others hold the other end of it: a daemon that it
+/// started, say. After that only those of the [`MOST_LINGERING`] that ended last are read on.
+const AFTERLIFE: Duration = Duration::from_secs(10);
+/// Ended processes of one app whose output is still read. Each costs descriptors in agent, watchdog and reserve, and an
+/// app could have as many as it likes.
+const MOST_LINGERING: usize = 8;
 
 impl Agent {
     /// Reads queues and seats, and does the housekeeping of the tables on the way.
@@ -60,7 +67,41 @@ impl Agent {
         for id in gone {
             self.processes.remove(id);
         }
+        self.forget_lingering();
         observation
+    }
+
+    /// Gives up what ended processes have left open, where that is too much.
+    fn forget_lingering(&mut self) {
+        let mut lingering: BTreeMap<GroupId, Vec<(Instant, ProcessId)>> = BTreeMap::new();
+        for (id, process) in self.processes.iter() {
+            let Phase::Dead {
+                since,
+                is_freed: true,
+            } = process.phase
+            else {
+                continue;
+            };
+            lingering
+                .entry(process.group)
+                .or_default()
+                .push((since, id));
+        }
+        for mut of_group in lingering.into_values() {
+            of_group.sort_unstable();
+            let surplus = of_group.len().saturating_sub(MOST_LINGERING);
+            let is_old = |(since, _): &(Instant, ProcessId)| since.elapsed() >= AFTERLIFE;
+            for (_, id) in of_group.into_iter().take(surplus).filter(is_old) {
+                if let Some(process) = self.processes.remove(id) {
+                    log::debug!(
+                        "nobody reads any more what descendants of process {} print",
+                        process.pid()
+                    );
+                    self.store.forget(process.reference);
+                }
+            }
+        }
+        self.forget_preloaders(AFTERLIFE);
     }
 
     /// A look at one process.

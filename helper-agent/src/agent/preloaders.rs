@@ -27,6 +27,8 @@ pub(super) struct Preloader {
     pub(super) refusal: Option<String>,
     /// Its status, once it is reaped.
     pub(super) ended: Option<Option<ExitStatus>>,
+    /// When that was.
+    pub(super) ended_at: Option<Instant>,
     /// Whether its output is read to the end.
     pub(super) is_drained: bool,
     /// Whether its control socket is read to the end.

@@ -15,7 +15,7 @@
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::core::Agent;
 use super::ending::{end_of, LAST_LINES};
@@ -98,6 +98,7 @@ impl Agent {
             forks: 0,
             refusal: None,
             ended: None,
+            ended_at: None,
             is_drained: false,
             is_silent: false,
         };
@@ -273,6 +274,7 @@ impl Agent {
         }
         let status = end_of(&mut preloader.body);
         preloader.ended = Some(status);
+        preloader.ended_at = Some(Instant::now());
         let (pid, group, forks) = (preloader.body.pid, preloader.group, preloader.forks);
         let generation = preloader.code_generation;
         match preloader.phase {
@@ -313,6 +315,15 @@ impl Agent {
         };
         let is_complete = preloader.is_drained && preloader.is_silent && preloader.ended.is_some();
         if is_complete {
+            self.conclude_preloader(id);
+            self.preloaders.remove(id);
+        }
+    }
+
+    /// Forgets those that ended long ago, whoever still holds the other ends of their descriptors.
+    pub(super) fn forget_preloaders(&mut self, afterlife: Duration) {
+        let is_old = |at: Instant| at.elapsed() >= afterlife;
+        for id in self.preloaders.ids(|p| p.ended_at.is_some_and(is_old)) {
             self.conclude_preloader(id);
             self.preloaders.remove(id);
         }

@@ -88,7 +88,11 @@ fn converse(path: &Path, request: &Request) -> io::Result<Answer> {
     let fd: OwnedFd = socket::socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)?;
     socket::connect(fd.as_raw_fd(), &UnixAddr::new(path)?)?;
     let channel = Channel::from(fd);
-    channel.send(request, &[])?;
+    match channel.send(request, &[]) {
+        // Turned away before it was asked; the answer says why.
+        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => {}
+        sent => sent?,
+    }
     if !channel.wait_readable(PATIENCE)? {
         return Err(io::ErrorKind::TimedOut.into());
     }
