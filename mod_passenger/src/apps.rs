@@ -3,6 +3,7 @@
 //! A look (one `stat` per startup file) is repeated after `PassengerStatThrottleRate` seconds. The agent
 //! decides for itself what it runs; this is only about whether a URL is an app's at all.
 
+use crate::passengerfile;
 use crate::restarts::RestartFiles;
 use parking_lot::{Mutex, RwLock};
 use passenger_shm::messages::Registration;
@@ -177,7 +178,10 @@ fn is_app(place: &Place<'_>) -> bool {
     };
     match place.startup_file {
         Some(file) => root.join(file).exists(),
-        None => STARTUP_FILES.iter().any(|file| root.join(file).exists()),
+        None => {
+            STARTUP_FILES.iter().any(|file| root.join(file).exists())
+                || passengerfile::may_name_a_command(&root)
+        }
     }
 }
 

@@ -33,6 +33,7 @@ mod lifecycle;
 mod mapping;
 mod page_cache;
 mod parent_watch;
+mod passengerfile;
 mod paths;
 mod request_body;
 mod restarts;

@@ -16,6 +16,7 @@
 //! * `failures`: apps that do not start, and apps that fail at a request.
 //! * `error_pages`: what a browser sees of an app that does not start.
 //! * `languages`: checkers, server-sent events, ASGI, threads, early hints; `frameworks`: popular ones.
+//! * `passengerfile`: start commands in a file.
 //! * `commands`: programs that serve HTTP themselves; `meteor`: Meteor, by a stand-in for its command.
 //! * `python_sockets`: WebSockets of ASGI and WSGI; `browser`: what Chromium makes of those of all languages.
 //! * `logs`: what apps print, and logs of single apps; `tidiness`: what a process starts with and leaves.
@@ -78,6 +79,7 @@ mod meteor;
 mod modules;
 mod neighbours;
 mod out_of_band;
+mod passengerfile;
 mod poison;
 mod pool;
 mod preloading;

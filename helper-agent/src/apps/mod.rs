@@ -1,6 +1,8 @@
 //! The registry of application types: names, startup file, loader and interpreter of each; detection of
 //! a directory's type. Knows files and names, nothing of processes.
 
+pub mod passengerfile;
+
 use std::env;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -88,7 +90,9 @@ pub static TYPES: [AppType; 5] = [
 ];
 
 /// What `PassengerAppStartCommand` makes of an app.
-pub static GENERIC: AppType = AppType {
+pub static GENERIC: AppType = COMMAND;
+
+const COMMAND: AppType = AppType {
     name: "generic",
     aliases: &[],
     startup_files: &[],
@@ -96,6 +100,12 @@ pub static GENERIC: AppType = AppType {
     directive: "PassengerAppStartCommand",
     interpreters: &["sh"],
     preloading: Preloading::Never,
+};
+
+/// What the command in a `Passengerfile.json` makes of an app.
+pub static PASSENGERFILE: AppType = AppType {
+    startup_files: &[passengerfile::NAME],
+    ..COMMAND
 };
 
 impl AppType {
@@ -113,12 +123,17 @@ impl AppType {
             .find(|t| t.name == name || t.aliases.contains(&name))
     }
 
-    /// The type whose startup file is in that directory; `None` if there is none. May block on a file
-    /// system that does not answer.
+    /// The type whose startup file is in that directory; `None` if there is none. A start command in
+    /// `Passengerfile.json` comes first; a broken one counts where there is nothing else, so that somebody is told.
+    /// May block on a file system that does not answer.
     ///
     /// # Errors
     /// When the directory cannot be searched (permission, I/O error).
     pub fn detect(app_root: &Path) -> io::Result<Option<&'static Self>> {
+        let command = passengerfile::command(app_root);
+        if let Ok(Some(_)) = command {
+            return Ok(Some(&PASSENGERFILE));
+        }
         for kind in &TYPES {
             for file in kind.startup_files {
                 match app_root.join(file).symlink_metadata() {
@@ -128,7 +143,7 @@ impl AppType {
                 }
             }
         }
-        Ok(None)
+        Ok(command.is_err().then_some(&PASSENGERFILE))
     }
 
     /// The startup file of an app of this type where none is configured: the first that exists, else the usual one.
@@ -226,6 +241,22 @@ mod tests {
         assert_eq!(module.startup_file(Path::new("/nonexistent")), "app.js");
         std::fs::write(dir.join("config.ru"), "").unwrap();
         assert_eq!(AppType::detect(&dir).unwrap().map(|t| t.name), Some("ruby"));
+        let file = dir.join(passengerfile::NAME);
+        for (text, kind) in [
+            ("{\"app_start_command\": \"x\"}", "generic"),
+            ("{}", "ruby"),
+            ("{", "ruby"),
+        ] {
+            std::fs::write(&file, text).unwrap();
+            assert_eq!(AppType::detect(&dir).unwrap().map(|t| t.name), Some(kind));
+        }
+        std::fs::remove_file(dir.join("config.ru")).unwrap();
+        std::fs::remove_file(dir.join("app.mjs")).unwrap();
+        assert_eq!(
+            AppType::detect(&dir).unwrap(),
+            Some(&PASSENGERFILE),
+            "its start says what is wrong"
+        );
         std::fs::remove_dir_all(&dir).unwrap();
         assert_eq!(
             AppType::detect(&dir).unwrap(),

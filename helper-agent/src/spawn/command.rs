@@ -1,9 +1,9 @@
-//! Apps that are commands of their own: what is executed for `PassengerAppStartCommand` and for Meteor's
-//! directories. Such a command knows nothing of us: it finds its port in `$PORT` and serves HTTP there.
+//! Apps that are commands of their own: what is executed for `PassengerAppStartCommand`, for the command in a
+//! `Passengerfile.json` and for Meteor's directories. Such a command knows nothing of us: it finds its port in `$PORT` and serves HTTP there.
 
 use std::path::{Path, PathBuf};
 
-use crate::apps::{self, AppType};
+use crate::apps::{self, passengerfile, AppType};
 use crate::config::Application;
 
 /// The shell that start commands are written for.
@@ -20,13 +20,15 @@ pub fn of(app: &Application, port: u16, path: &str, home: &Path) -> Result<Comma
     if std::ptr::eq(app.kind, AppType::meteor()) {
         return Ok(meteor(app, port, path, home));
     }
-    match &app.options.start_command {
-        Some(command) => {
-            let line = shell_line(command);
-            Ok((SHELL.into(), vec!["-c".into(), line.into()]))
-        }
-        None => Err("[BUG] an app without a loader has no PassengerAppStartCommand".to_owned()),
-    }
+    // Read anew at each start, so that a deployment may change it.
+    let line = match &app.options.start_command {
+        Some(command) => shell_line(command),
+        None => match passengerfile::command(&app.app_root)? {
+            Some(command) => shell_line(&command),
+            None => return Err(format!("{} names no command any more", passengerfile::NAME)),
+        },
+    };
+    Ok((SHELL.into(), vec!["-c".into(), line.into()]))
 }
 
 /// What the shell is given. A program with arguments takes the shell's place, so that signals reach it. Of anything
