@@ -26,7 +26,7 @@ fn run_as(server: &Server, uid: Option<u32>, tool: &str, arguments: &[&str]) -> 
         .unwrap_or_else(|e| panic!("cannot run {tool}: {e}"))
 }
 
-fn run(server: &Server, tool: &str, arguments: &[&str]) -> Output {
+pub(crate) fn run(server: &Server, tool: &str, arguments: &[&str]) -> Output {
     run_as(server, None, tool, arguments)
 }
 

@@ -45,7 +45,14 @@ impl Agent {
         process.is_ending = true;
         match &process.body {
             Some(body) => {
-                log::debug!("killing app process {} and its process group", body.pid);
+                if matches!(process.phase, Phase::Serving) {
+                    let group = self.groups.get(process.group);
+                    log::warn!(
+                        "app {}: process {} was asked to end and has not in time; it is killed with its process group",
+                        group.map_or("?", |group| &group.name),
+                        body.pid
+                    );
+                }
                 body.kill_group();
             }
             // Still being prepared or waiting for a preloader: there is nothing to kill.
