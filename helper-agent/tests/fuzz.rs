@@ -1,8 +1,11 @@
 //! Fuzzing of what apps and httpd's workers say to the agent, as `mod_passenger/src/fuzz` does it for the module:
 //! some hundred inputs, or for as long as `PASSENGER_FUZZ_SECONDS` says (`tests/run/fuzz`).
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
+use helper_agent::admin;
+use helper_agent::apps::passengerfile;
 use helper_agent::spawn::dialogue::{self, Lines, MAX_LINE_BYTES};
 use helper_agent::spawn::report::{self, Cause, Story};
 use passenger_shm::messages::{self, FromWorker, Hello};
@@ -114,5 +117,84 @@ fn fuzz_messages_of_workers() {
             }
             Ok(())
         },
+    );
+}
+
+/// From whoever may connect to the `admin` socket: every local user.
+#[test]
+fn fuzz_admin_questions() {
+    let valid = prop_oneof![
+        "[ -~]{0,40}".prop_map(|name| format!(r#"{{"restart_app":{{"name":"{name}"}}}}"#)),
+        any::<i64>().prop_map(|pid| format!(r#"{{"detach_process":{{"pid":{pid}}}}}"#)),
+    ];
+    let damage = prop::collection::vec((any::<usize>(), "[\\[\\]{}\",:0-9a-z\\\\u-]{0,3}"), 0..5);
+    fuzz(
+        &(valid, damage, 0..2000_usize),
+        |(mut text, damage, nesting)| {
+            for (at, new) in damage {
+                text.insert_str(at % (text.len() + 1), &new);
+            }
+            for text in [text.clone(), "{\"a\":".repeat(nesting) + &text] {
+                let Ok(request) = messages::decode::<admin::Request>(text.as_bytes()) else {
+                    continue;
+                };
+                let again = messages::encode(&request).map_err(TestCaseError::fail)?;
+                prop_assert_eq!(messages::decode::<admin::Request>(&again), Ok(request));
+            }
+            Ok(())
+        },
+    );
+}
+
+/// A file of an app's user that root reads.
+#[test]
+fn fuzz_passengerfiles() {
+    let value =
+        "(\"[ -~&&[^\"\\\\]]{0,30}\"|-?[0-9]{1,20}|null|true|\\[[0-9,]{0,9}\\]|\\{\\}|\"\\\\u0000\")";
+    let key = "(app_start_command|app_supports_kuria_protocol|[a-z_]{1,9})";
+    let pair = (key, value).prop_map(|(key, value)| format!("\"{key}\": {value}"));
+    let valid = prop::collection::vec(pair, 0..5).prop_map(|pairs| {
+        let lines = pairs.join(",\n");
+        format!("{{{lines}}}").into_bytes()
+    });
+    let damage = prop::collection::vec((any::<usize>(), any::<u8>()), 0..4);
+    fuzz(&(valid, damage), |(mut text, damage)| {
+        for (at, byte) in damage {
+            let at = at % text.len();
+            text[at] = byte;
+        }
+        match passengerfile::parse(&text) {
+            Ok(None) => {}
+            Ok(Some(command)) => {
+                prop_assert!(!command.trim().is_empty() && !command.contains('\0'));
+            }
+            // Root read it: what is in it may be somebody's secret.
+            Err(sentence) => prop_assert!(
+                sentence.len() < 120 && sentence.is_ascii() && !sentence.contains('"'),
+                "{sentence}"
+            ),
+        }
+        Ok(())
+    });
+}
+
+/// What a client sends over a WebSocket to an ASGI app is read by Python: a fuzzer in that language, run from here.
+#[test]
+fn fuzz_python_web_socket_frames() {
+    let here = env!("CARGO_MANIFEST_DIR");
+    let seconds = std::env::var("PASSENGER_FUZZ_SECONDS").unwrap_or_else(|_| "0".to_owned());
+    let output = Command::new("/usr/bin/python3")
+        .arg("-B")
+        .arg(format!("{here}/tests/fixtures/fuzz_websocket_frames.py"))
+        .arg(format!("{here}/loaders"))
+        .arg(seconds)
+        .output()
+        .expect("run /usr/bin/python3");
+    let said = String::from_utf8_lossy(&output.stdout);
+    print!("{said}");
+    let why = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success() && said.contains("no finding"),
+        "{why}"
     );
 }
