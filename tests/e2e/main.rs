@@ -26,7 +26,7 @@
 //! * `out_of_band`: processes that are away to do work of their own.
 //! * `hung`: watchdog and agent that hang, die of other signals, or both at once.
 //! * `stopped`: suspended apps and workers.
-//! * `trouble`: full disks, no descriptors, processes or memory to be had, clocks that jump.
+//! * `trouble`: full disks, no descriptors, processes or memory to be had; `pretended`: no open files, clocks that jump.
 //! * `concurrency`: requests a process gets at once, and the time each may take.
 //! * `queue`: requests that wait.
 //! * `prestart`: apps that run before anybody asks.
@@ -83,6 +83,7 @@ mod passengerfile;
 mod poison;
 mod pool;
 mod preloading;
+mod pretended;
 mod prestart;
 mod python_sockets;
 mod queue;

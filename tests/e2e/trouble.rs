@@ -1,5 +1,5 @@
-//! Machines in trouble: full disks, no more descriptors, processes or memory, a clock that jumps. What runs
-//! goes on, what cannot be done is a clear error, and when the trouble is over everything works again,
+//! Machines in trouble: full disks, no more descriptors, processes or memory (`pretended` has what a test cannot do
+//! to a machine). What runs goes on, what cannot be done is a clear error, and when the trouble is over everything works again,
 //! without anybody's help.
 
 use crate::one_process;
@@ -9,11 +9,9 @@ use harness::wait::PATIENCE;
 use harness::{processes, until, App, Language, Load, Mpm, Request, Server, Setup, Site};
 use nix::sys::signal::Signal;
 use std::fs;
-use std::path::Path;
-use std::process::Command;
 
 /// Two apps, of which only the first one runs; the second shows what becomes of a start.
-fn first_of_two() -> Setup {
+pub(crate) fn first_of_two() -> Setup {
     let sites = Setup::of(Site::probe(Language::Python));
     let sites = sites.site(Site::probe(Language::Node));
     // One worker of httpd: another one might introduce itself only when there is trouble already.
@@ -21,7 +19,7 @@ fn first_of_two() -> Setup {
 }
 
 /// The second app cannot be started, and the log says why; the first one is served.
-fn start_fails_because(server: &Server, why: &str) {
+pub(crate) fn start_fails_because(server: &Server, why: &str) {
     let refused = server.get("node", "/");
     assert!(refused.status >= 500, "{refused:?}");
     server.log().expect(why);
@@ -29,7 +27,7 @@ fn start_fails_because(server: &Server, why: &str) {
 }
 
 /// The trouble is over.
-fn second_app_starts(server: &Server) {
+pub(crate) fn second_app_starts(server: &Server) {
     until("the second app to be served", PATIENCE, || {
         server.get("node", "/").status == 200
     });
@@ -315,69 +313,4 @@ fn an_app_that_eats_all_memory_is_ended_and_nobody_else_is() {
         (watchdog, agent)
     );
     assert!(workers.iter().all(|pid| processes::is_alive(*pid)));
-}
-
-/// Builds the library that makes processes see another time.
-fn build_clock(directory: &Path) {
-    let source = harness::stage::repository().join("tests/e2e/fixtures/clock.c");
-    let status = Command::new("cc")
-        .args(["-shared", "-fPIC", "-O1", "-o"])
-        .arg(directory.join("clock.so"))
-        .arg(source)
-        .arg("-ldl")
-        .status()
-        .expect("run cc");
-    assert!(status.success(), "cannot build the clock");
-}
-
-#[test]
-fn a_clock_that_jumps_changes_nothing() {
-    let directory = std::env::temp_dir().join(format!("psgr-clock-{}", std::process::id()));
-    fs::create_dir_all(&directory).expect("a directory");
-    build_clock(&directory);
-    let offset = directory.join("offset");
-    fs::write(&offset, "0").expect("set the clock");
-    let site = Site::probe(Language::Python)
-        .with("PassengerMinInstances 2")
-        .with("PassengerMaxRequestQueueTime 20")
-        .with("PassengerMaxRequestTime 60");
-    let server = Setup::of(site)
-        .with("PassengerMaxPoolSize 2")
-        .with("PassengerPoolIdleTime 300")
-        .env("LD_PRELOAD", &directory.join("clock.so").to_string_lossy())
-        .env("PSGR_CLOCK_OFFSET", &offset.to_string_lossy())
-        .start();
-    assert_eq!(server.get("python", "/").status, 200);
-    let apps = server.await_processes("python", 2);
-    let (watchdog, agent) = (server.instance().watchdog(), server.instance().agent());
-    let load = Load::start(server.port(), "python", "/sleep?5", 10);
-    for days in [400, -400, 0] {
-        fs::write(&offset, (i64::from(days) * 86_400).to_string()).expect("set the clock");
-        let before = load.answered();
-        until("requests at another time", PATIENCE, || {
-            load.answered() > before + 300
-        });
-        assert_eq!(
-            server.get("python", &format!("/say?clock{days}")).status,
-            200
-        );
-        server.log().expect(&format!("output: clock{days}"));
-    }
-    let tally = load.finish();
-    assert_eq!((tally.failures, tally.resent), (Vec::new(), 0));
-    // It did jump for them, and nobody was taken for hung, idle, overdue or outdated.
-    let now = Command::new("date").arg("+%Y").output().expect("run date");
-    let this_year = String::from_utf8_lossy(&now.stdout).trim().to_owned();
-    let text = server.log().text();
-    let other_years = text
-        .lines()
-        .filter(|line| line.contains("output: clock") && !line.contains(&format!(" {this_year}]")));
-    assert_eq!(other_years.count(), 2, "{text}");
-    assert_eq!(server.app_pids("python"), apps);
-    assert_eq!(
-        (server.instance().watchdog(), server.instance().agent()),
-        (watchdog, agent)
-    );
-    drop(server);
-    let _ = fs::remove_dir_all(directory);
 }
