@@ -210,11 +210,16 @@ fn nothing_that_is_not_ours_is_touched() {
     child.wait().expect("wait for the bystander");
 }
 
-/// What Debian's unit does (`ExecStop=apachectl graceful-stop`, `KillMode=mixed`) without systemd: the main
-/// process is asked to stop, and the moment that it has ended everything left in the unit is killed.
+/// What Debian's unit does without systemd (`ExecStop=apachectl graceful-stop`, which is SIGWINCH; `KillMode=mixed`, which is
+/// SIGTERM to the main process alone): it is asked to stop, and the moment that it has ended everything left in
+/// the unit is killed.
 #[test]
 fn a_service_manager_that_kills_the_rest_when_httpd_has_ended_finds_no_app_unfinished() {
-    for mpm in Mpm::ALL {
+    let ways = [Signal::SIGWINCH, Signal::SIGTERM];
+    for (mpm, signal) in Mpm::ALL
+        .into_iter()
+        .flat_map(|mpm| ways.map(|way| (mpm, way)))
+    {
         let app = r#"
 import atexit, os, time
 def farewell():
@@ -232,21 +237,51 @@ def application(environ, start_response):
         assert_eq!(server.get("python", "/").status, 200);
         let watchdog = server.instance().watchdog();
         let apps = server.app_pids("python");
-        processes::signal(server.parent(), Signal::SIGWINCH);
+        processes::signal(server.parent(), signal);
         server.stop_within(Duration::from_secs(60));
         let left: Vec<_> = server.survivors();
         left.iter()
             .for_each(|pid| processes::signal(*pid, Signal::SIGKILL));
         assert!(
             left.iter().all(|pid| *pid == watchdog),
-            "{mpm:?}: {left:?} would have been killed before their time"
+            "{mpm:?}, {signal}: {left:?} would have been killed before their time"
         );
         assert!(
             server.app_root("python").join("finished").exists(),
-            "{mpm:?}: the app {apps:?} could not finish"
+            "{mpm:?}, {signal}: the app {apps:?} could not finish"
         );
         assert!(Instance::directories(&server.registry()).is_empty());
     }
+}
+
+/// … and when httpd takes too long for it (`TimeoutStopSec`), everything in the unit is killed at once: nobody can clean up, so
+/// the next start does.
+#[test]
+fn a_service_manager_that_loses_patience_leaves_nothing_after_the_next_start() {
+    let site = one_process(Language::Python);
+    let mut server = Setup::of(site).start();
+    server.abandon();
+    let mut client = server.client("python");
+    client
+        .send(&Request::get("/stubborn"))
+        .expect("send the request");
+    server.await_file("python", "stubborn.begun");
+    let left = server.instance().directory().to_owned();
+    processes::signal(server.parent(), Signal::SIGTERM);
+    server.log().expect("httpd is stopping: ending all apps");
+    for signal in [Signal::SIGSTOP, Signal::SIGKILL] {
+        let all = server.survivors();
+        all.iter().for_each(|pid| processes::signal(*pid, signal));
+    }
+    until("all to die", PATIENCE, || server.survivors().is_empty());
+    assert!(left.exists(), "there was nobody who could remove it");
+    let line = format!(
+        "PassengerInstanceRegistryDir {}",
+        server.registry().display()
+    );
+    let next = Setup::of(one_process(Language::Python)).with(&line).start();
+    assert!(!left.exists(), "the next start did not remove it");
+    assert_eq!(next.get("python", "/").status, 200);
 }
 
 /// The same for requests: those that were sent are answered, as `graceful-stop` promises.
