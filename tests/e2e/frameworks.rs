@@ -19,7 +19,7 @@ fn skip(library: &str) {
 }
 
 /// Whether the interpreter can load that library.
-fn is_installed(language: Language, library: &str) -> bool {
+pub(crate) fn is_installed(language: Language, library: &str) -> bool {
     let (interpreter, option, probe) = match language {
         Language::Ruby => ("/usr/bin/ruby", "-e", format!("require '{library}'")),
         Language::Python => ("/usr/bin/python3", "-c", format!("import {library}")),
