@@ -4,8 +4,10 @@
 
 use crate::directive_rows::{obsolete, rows, Row};
 use harness::stage::prefix;
-use harness::{App, Server, Setup, Site};
+use harness::wait::PATIENCE;
+use harness::{until, App, Server, Setup, Site};
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
@@ -344,4 +346,42 @@ fn what_has_no_effect_is_said_once_at_start_unless_it_says_what_holds_anyway() {
         assert!(lines.any(is_said), "{key}: {text}");
     }
     assert_eq!(log.count("max_instances_per_app"), 0, "it has an effect");
+}
+
+#[test]
+fn the_manifest_says_which_line_each_value_comes_from() {
+    let site = Site::new("app", App::files())
+        .with("PassengerMinInstances 2\n    <Location /quiet>\n        PassengerEnabled off\n    </Location>");
+    let mut server = Setup::of(site)
+        .with("PassengerDumpConfigManifest manifest.json\nPassengerCtl max_pool_size 7")
+        .start();
+    let path = server.root().join("manifest.json");
+    let manifest = || -> serde_json::Value {
+        let text = fs::read_to_string(&path).expect("the manifest");
+        serde_json::from_str(&text).expect("JSON")
+    };
+    let mode = fs::metadata(&path)
+        .expect("the manifest")
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let sizes =
+        &manifest()["global_configuration"]["PassengerMaxPoolSize"]["value_hierarchy"].clone();
+    assert_eq!(
+        (&sizes[0]["value"], &sizes[1]["value"]),
+        (&7.into(), &6.into())
+    );
+    let file = sizes[0]["source"]["path"].as_str().expect("a path");
+    assert!(file.ends_with("httpd.conf"), "{file}");
+    let name = format!("{} (production)", server.app_root("app").display());
+    let app = |key: &str| manifest()["application_configurations"][&name][key].clone();
+    let least = app("options")["PassengerMinInstances"]["value_hierarchy"][0]["value"].clone();
+    assert_eq!(least, 2);
+    let quiet = &app("location_configurations")[0];
+    assert_eq!(quiet["location_matcher"]["value"], "/quiet");
+    // A restart that changes something changes the manifest.
+    server.reconfigure(|setup| setup.with_lines_of("app", &["PassengerMinInstances 5"]));
+    until("the new value in the manifest", PATIENCE, || {
+        app("options")["PassengerMinInstances"]["value_hierarchy"][0]["value"] == 5
+    });
 }

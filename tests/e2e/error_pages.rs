@@ -58,6 +58,7 @@ fn a_developers_page_has_the_whole_story_but_no_secret() {
         "SECRET_KEY",
         "set, not shown",
         "PASSENGER_APP_ENV",
+        "<th>shell</th><td>",
         root.to_str().expect("text"),
     ] {
         assert!(page.contains(part), "no {part:?} in {page}");

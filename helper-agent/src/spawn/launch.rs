@@ -142,3 +142,31 @@ fn start(
         control,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::errno::Errno;
+    use std::os::fd::AsRawFd;
+
+    #[test]
+    fn as_many_connections_wait_as_the_backlog_says() {
+        let name = format!("psgr-backlog-{}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+        let knock = || {
+            let fd = socket::socket(AddressFamily::Unix, SockType::Stream, flags, None).unwrap();
+            socket::connect(fd.as_raw_fd(), &UnixAddr::new(&path).unwrap()).map(|()| fd)
+        };
+        for backlog in [0, 3] {
+            let listener = bind(&path, None, backlog).unwrap();
+            // The kernel takes one more than it is told.
+            let waiting: Vec<_> = (0..=backlog).map(|_| knock().unwrap()).collect();
+            assert_eq!(knock().unwrap_err(), Errno::EAGAIN, "{backlog}");
+            drop((waiting, listener));
+        }
+        // More than the kernel has is as many as it has.
+        assert!(bind(&path, None, u32::MAX).is_ok());
+        fs::remove_file(path).unwrap();
+    }
+}

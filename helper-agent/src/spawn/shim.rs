@@ -173,7 +173,7 @@ fn tell_who(control: &mut UnixStream, order: &SpawnOrder) {
         ("group", group.unwrap_or_else(|| getgid().to_string())),
         ("home", home.unwrap_or_default()),
         (
-            "login shell",
+            "shell",
             order.login_shell.as_ref().map_or_else(
                 || "not asked".to_owned(),
                 |shell| shell.display().to_string(),

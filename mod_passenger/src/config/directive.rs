@@ -155,7 +155,6 @@ impl Directive {
     }
 
     /// What holds without it, for the reader.
-    #[allow(dead_code)] // read by the reference page's generator and the tests
     pub(crate) fn default(&self) -> &'static str {
         self.default
     }

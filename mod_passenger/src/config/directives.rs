@@ -63,8 +63,7 @@ pub(crate) static DIRECTIVES: &[Directive] = &[
     global(c"PassengerCtl", Pair, "none",
         c"a low-level option of the watchdog or agent: name and value").built(),
     global(c"PassengerDumpConfigManifest", Text, "none",
-        c"file that the configuration is written to as JSON at start")
-        .not_yet("`passenger-status` and the log show what is in force"),
+        c"file that the configuration is written to as JSON at start").built(),
     global(c"PassengerDefaultRuby", Text, "ruby",
         c"Ruby interpreter where PassengerRuby is not set").built(),
     global(c"PassengerLogLevel", Kind::Int { min: 0, max: 7 }, "3",

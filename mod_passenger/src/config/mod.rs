@@ -21,7 +21,7 @@ pub(crate) use collect::{
 };
 pub(crate) use ctl::{ctl, Ctl};
 pub(crate) use dir::DirConfig;
-pub(crate) use directive::{Arity, Context, Directive, Override, Status};
+pub(crate) use directive::{Arity, Context, Directive, Kind, Override, Status};
 pub(crate) use directives::DIRECTIVES;
 pub(crate) use globals::{globals, publish, with_absolute_paths, withdraw, Globals};
 pub(crate) use parse::{parse, Value};

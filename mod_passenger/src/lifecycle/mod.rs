@@ -16,6 +16,7 @@ mod checks;
 mod draining;
 mod handover;
 mod instance;
+mod manifest;
 mod rebuild;
 
 use passenger_shm::messages as wire;
@@ -111,6 +112,9 @@ pub(crate) fn post_config(configuring: Configuring<'_>) -> Result<(), Refused> {
             Ok(())
         };
     };
+    if let Err(sentence) = manifest::write(&snapshot) {
+        log::warn!("{}: {sentence}", codes::CONFIG_WARNING);
+    }
     match instance::start_or_configure(configuring, &snapshot) {
         Ok(()) => Ok(()),
         Err(sentence) if generation == 1 => {
