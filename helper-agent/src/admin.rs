@@ -18,6 +18,9 @@ pub enum Request {
     RestartApp {
         /// The exact name of its group.
         name: String,
+        /// Whether nobody is to wait for the new code, whatever is configured for the app.
+        #[serde(default)]
+        rolling: bool,
     },
     /// Send no more requests to that process; it finishes what it has, ends, and is replaced if it is missed.
     DetachProcess {
@@ -46,6 +49,12 @@ mod tests {
     fn the_documents_on_the_socket() {
         let request = Request::DetachProcess { pid: 7 };
         let text = r#"{"detach_process":{"pid":7}}"#;
+        let older = r#"{"restart_app":{"name":"a"}}"#;
+        let restart = Request::RestartApp {
+            name: "a".to_owned(),
+            rolling: false,
+        };
+        assert_eq!(serde_json::from_str::<Request>(older).unwrap(), restart);
         assert_eq!(serde_json::to_string(&request).unwrap(), text);
         assert_eq!(serde_json::from_str::<Request>(text).unwrap(), request);
         assert!(serde_json::from_str::<Request>(r#"{"shutdown":{}}"#).is_err());

@@ -150,6 +150,7 @@ impl World {
             max_processes: max,
             idle_ms: Some(60_000),
             stream_drain_ms: 10_000,
+            request_drain_ms: Some(600_000),
         };
         let mut world = Self {
             pool: Pool::new(limits),
@@ -276,6 +277,11 @@ impl World {
                 let now = self.now;
                 self.actors.get_mut(&process).unwrap().drained_at = now;
             }
+            Command::DrainOverdue { process } => {
+                let seen = &self.actors[&process];
+                assert_eq!(seen.phase, Phase::Draining);
+                assert!(self.now - seen.drained_at >= 60_000, "too soon: {seen:?}");
+            }
             Command::AskToStop { process } => {
                 self.check_stop(&self.actors[&process]);
                 self.advance(command, process, &[Phase::Draining], Phase::Told(0));
@@ -338,7 +344,7 @@ impl World {
 
     fn check_stop(&self, seen: &Actor) {
         assert!(
-            seen.in_use == 0 || self.is_stopping,
+            seen.in_use == 0 || self.is_stopping || self.now - seen.drained_at >= 60_000,
             "`stop` while a worker holds a seat: {seen:?}"
         );
         assert!(
@@ -563,6 +569,7 @@ impl World {
                     max_processes: max,
                     idle_ms: Some(60_000),
                     stream_drain_ms: 10_000,
+                    request_drain_ms: Some(600_000),
                 };
                 self.tell(Event::Configured(limits));
             }

@@ -245,7 +245,8 @@ fn an_agent_takes_the_place_of_a_killed_watchdog() {
     assert_eq!(
         instance.watchdog_status(),
         ExitStatus::Killed {
-            signal: libc::SIGKILL
+            signal: libc::SIGKILL,
+            dumped_core: false,
         }
     );
 
@@ -511,7 +512,8 @@ fn a_hung_watchdog_is_killed_by_the_agent_that_takes_its_place() {
     assert_eq!(
         instance.watchdog_status(),
         ExitStatus::Killed {
-            signal: libc::SIGKILL
+            signal: libc::SIGKILL,
+            dumped_core: false,
         }
     );
     instance

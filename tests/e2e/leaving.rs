@@ -215,3 +215,22 @@ fn the_log_tells_in_order_what_happened_to_whom() {
     ));
     assert_eq!(load.finish().failures, Vec::<String>::new());
 }
+
+#[test]
+fn a_request_that_does_not_end_holds_a_process_up_no_longer_than_it_may() {
+    let site = Site::probe(Language::Python).with("PassengerMinInstances 1");
+    let server = Setup::of(site).with("PassengerDrainTime 1").start();
+    let mut client = server.client("python");
+    client
+        .send(&Request::post("/hold?for-ever", b""))
+        .expect("send a request");
+    server.await_file("python", "for-ever.begun");
+    let busy = server.await_processes("python", 1)[0];
+    processes::signal(busy, Signal::SIGUSR1);
+    let words = format!("process {busy} is to end and still has 1 request(s)");
+    server.log().expect(&words);
+    until("it to be gone", PATIENCE, || !processes::is_alive(busy));
+    // A POST is not made again elsewhere.
+    assert_eq!(client.response().expect("an answer").status, 502);
+    assert_eq!(server.get("python", "/").status, 200);
+}

@@ -32,7 +32,8 @@
 //! * `queue`: requests that wait.
 //! * `prestart`: apps that run before anybody asks.
 //! * `under_load`: many apps, deployments and killed processes under load, with figures.
-//! * `pool`: restarts by file, full queues, retiring processes.
+//! * `pool`: restarts by file, full queues, sharing; `limits`: retiring processes.
+//! * `routing`: which process gets a request, and that the others retire.
 //! * `leaving`: processes that are to go; the log's order.
 //! * `reload`: other configurations by graceful and restart.
 //! * `preloading`: processes that are forked from one that has loaded the app.
@@ -74,6 +75,7 @@ mod identities;
 mod identity;
 mod languages;
 mod leaving;
+mod limits;
 mod logs;
 mod mapping;
 mod meteor;
@@ -93,6 +95,7 @@ mod reload;
 mod requests;
 mod restart;
 mod retry;
+mod routing;
 mod sendfile;
 mod serve;
 mod shipped;

@@ -1,4 +1,4 @@
-//! The pool at work: restarts by file, full queues, retiring processes.
+//! The pool at work: restarts by file, full queues, sharing, growing and shrinking.
 
 use harness::wait::PATIENCE;
 use harness::{processes, until, App, Language, Load, Server, Setup, Site};
@@ -251,56 +251,6 @@ fn a_request_waits_no_longer_than_it_may() {
         !log.expect("the app's notes").contains("late"),
         "the app got a request that was answered already"
     );
-}
-
-#[test]
-fn a_process_is_replaced_after_its_share_of_requests_and_none_is_lost() {
-    let site = Site::probe(Language::Python).with("PassengerMaxRequests 100");
-    let server = Setup::of(site).start();
-    assert_eq!(server.get("python", "/").status, 200);
-    let first = server.await_processes("python", 1)[0];
-    let load = Load::start(server.port(), "python", "/pid", 10);
-    until("the first process to be gone", PATIENCE, || {
-        !processes::is_alive(first)
-    });
-    let tally = load.finish();
-    assert_eq!(tally.failures, Vec::<String>::new());
-    assert!(tally.ok >= 100, "it ended after {} requests", tally.ok);
-}
-
-#[test]
-fn a_process_that_grew_too_large_is_replaced() {
-    let app = App::inline(
-        Language::Python,
-        "\
-import os
-hoard = []
-
-def application(environ, start_response):
-    if environ['PATH_INFO'] == '/grow':
-        hoard.append(os.urandom(1) * (60 << 20))
-    start_response('200 OK', [('Content-Type', 'text/plain')])
-    return [str(os.getpid()).encode()]
-",
-    );
-    let site = Site::new("app", app).with("PassengerMemoryLimit 50");
-    let server = Setup::of(site)
-        .with("PassengerAnalyticsCollectionRate 1")
-        .start();
-    let pid = server.get("app", "/grow").ok();
-    server.log().expect("more than 50 (PassengerMemoryLimit)");
-    until("another process to serve", PATIENCE, || {
-        server.get("app", "/").ok() != pid
-    });
-}
-
-#[test]
-fn a_request_that_takes_too_long_costs_its_process() {
-    let server = Setup::of(single().with("PassengerMaxRequestTime 1")).start();
-    let response = server.get("python", "/hold?for-ever");
-    assert_eq!(response.status, 504);
-    server.log().expect("takes longer than 1 s");
-    assert_eq!(server.get("python", "/").status, 200);
 }
 
 #[test]

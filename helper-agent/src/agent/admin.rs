@@ -162,14 +162,14 @@ impl Agent {
     ) {
         let answer = match request {
             _ if self.stop_at.is_some() => Answer::Refused("the instance is ending".to_owned()),
-            Request::RestartApp { name } => self.restart_by_name(viewer, name),
+            Request::RestartApp { name, rolling } => self.restart_by_name(viewer, name, *rolling),
             Request::DetachProcess { pid } => self.detach(viewer, *pid),
         };
         let _ = reply.send(answer);
     }
 
     /// Every group of that name: two apps may have got the same.
-    fn restart_by_name(&mut self, viewer: Viewer, name: &str) -> Answer {
+    fn restart_by_name(&mut self, viewer: Viewer, name: &str, rolling: bool) -> Answer {
         let named = self.groups.iter().filter(|(_, group)| group.name == name);
         let ids: Vec<_> = named
             .filter(|(_, group)| viewer.may_see(group.facts.uid))
@@ -179,7 +179,12 @@ impl Agent {
             return Answer::Unknown;
         }
         for id in ids {
-            self.restart(id, "passenger-config restart-app was called");
+            let reason = "passenger-config restart-app was called";
+            if rolling {
+                self.roll(id, reason);
+            } else {
+                self.restart(id, reason);
+            }
         }
         Answer::Done
     }

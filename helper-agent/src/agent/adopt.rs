@@ -161,14 +161,15 @@ impl Agent {
             body: Some(body),
             // While the app listens there nobody else can.
             port: None,
-            // What it had under its former agent is not known; it begins anew.
-            share: Share::after(takes),
+            share: Share::default(),
+            // If its former agent has not noted it, what it had is not known, and it begins anew.
             takes_before: note.map_or(takes, |note| note.takes_before),
             takes_seen: takes,
             last_used: note.map_or(0, |note| note.last_used),
             spawn_ms: note.map_or(0, |note| note.spawn_ms),
             forked_by: note.map_or(0, |note| note.forked_by),
             question: None,
+            is_abandoned: false,
             work_token: None,
             is_ending: false,
             is_drained: false,

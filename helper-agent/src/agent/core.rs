@@ -368,6 +368,7 @@ impl Agent {
                     );
                 }
             }
+            Command::DrainOverdue { process } => self.complain_of_requests(process),
             Command::AskToStop { process } => self.with_body(process, Body::ask_to_stop),
             Command::Terminate { process } => self.with_body(process, Body::terminate),
             Command::Kill { process } => self.kill(process),
@@ -445,6 +446,7 @@ pub(super) fn pool_limits(configuration: &Configuration) -> PoolLimits {
         max_processes: global.max_pool_size,
         idle_ms: (idle > 0).then_some(idle),
         stream_drain_ms: u64::from(global.websocket_drain_time) * 1_000,
+        request_drain_ms: (global.drain_time > 0).then(|| u64::from(global.drain_time) * 1_000),
     }
 }
 

@@ -16,6 +16,7 @@ use crate::sys::process::{random_bytes, ExitStatus};
 /// How somebody else, or the kernel for want of memory, ends a process.
 const KILLED: ExitStatus = ExitStatus::Killed {
     signal: libc::SIGKILL,
+    dumped_core: false,
 };
 
 /// So many starts in a row that failed, and a fork that was killed looks like one that cannot live.

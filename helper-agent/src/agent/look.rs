@@ -8,8 +8,7 @@ use passenger_shm::{Load, Orphan, STALE_GRANT};
 
 use super::board::seconds_now;
 use super::core::Agent;
-use super::processes::{Phase, Question};
-use super::retiring::Share;
+use super::processes::{Phase, Process, Question};
 use crate::pool::{Event, GroupId, LoadSeen, Observation, ProcessId, QueueSeen};
 use crate::spawn::dialogue;
 
@@ -50,7 +49,7 @@ impl Agent {
                         process.takes_seen = load.takes;
                         process.last_used = seconds_now();
                     }
-                    observation.loads.push((id, seen(load, &process.share)));
+                    observation.loads.push((id, seen(load, process)));
                 }
                 Phase::Dead { since, is_freed } => {
                     let load = self.view.load(process.reference);
@@ -108,7 +107,7 @@ impl Agent {
     pub(super) fn seen(&self, id: ProcessId) -> Option<LoadSeen> {
         let process = self.processes.get(id)?;
         let load = self.view.load(process.reference);
-        Some(seen(load, &process.share))
+        Some(seen(load, process))
     }
 
     /// Asks every process with orphans which requests it executes, one question at a time.
@@ -117,7 +116,8 @@ impl Agent {
             if !process.is_serving() || process.question.is_some() {
                 continue;
             }
-            if self.view.load(process.reference).orphans == 0 {
+            let is_abandoned = std::mem::take(&mut process.is_abandoned);
+            if self.view.load(process.reference).orphans == 0 && !is_abandoned {
                 continue;
             }
             let orphans = self.view.orphans(process.reference);
@@ -135,7 +135,11 @@ impl Agent {
             let token = self.next_token;
             self.next_token += 1;
             if body.say(&dialogue::ask_busy(token)).is_ok() {
-                process.question = Some(Question { token, orphans });
+                process.question = Some(Question {
+                    token,
+                    looks: 0,
+                    orphans,
+                });
             }
         }
     }
@@ -214,6 +218,21 @@ impl Agent {
         }
     }
 
+    /// The log hears of requests that end with their process.
+    pub(super) fn complain_of_requests(&self, id: ProcessId) {
+        if let Some(process) = self.processes.get(id) {
+            let group = self.groups.get(process.group);
+            let load = self.view.load(process.reference);
+            log::warn!(
+                "app {}: process {} is to end and still has {} request(s) after all the time it had for them \
+                 (PassengerDrainTime), it is ended with them",
+                group.map_or("?", |group| &group.name),
+                process.pid(),
+                load.held.saturating_add(load.granted)
+            );
+        }
+    }
+
     /// Marks a process dead in the tables; its slot is freed by a later look.
     pub(super) fn bury(&mut self, id: ProcessId) {
         let Some(process) = self.processes.get_mut(id) else {
@@ -235,11 +254,11 @@ impl Agent {
     }
 }
 
-fn seen(load: Load, share: &Share) -> LoadSeen {
+fn seen(load: Load, process: &Process) -> LoadSeen {
     LoadSeen {
         in_use: load.held.saturating_add(load.granted),
         orphans: load.orphans,
         streams: load.streams,
-        takes: share.takes(load.takes),
+        takes: process.takes(load.takes),
     }
 }

@@ -47,6 +47,8 @@ pub(super) struct Process {
     pub(super) forked_by: i32,
     /// A question about orphans that it has not answered.
     pub(super) question: Option<Question>,
+    /// Whether a client left one of its requests, which nobody watches since: it counts instead of having seats.
+    pub(super) is_abandoned: bool,
     /// The out-of-band work that it was told to do.
     pub(super) work_token: Option<u64>,
     /// Whether the pool wants it to end.
@@ -129,6 +131,8 @@ pub(super) struct Body {
 #[derive(Debug)]
 pub(super) struct Question {
     pub(super) token: u64,
+    /// Looks, of one a second, that it has outlived.
+    pub(super) looks: u32,
     /// The orphans there were when it was asked: only these can be freed by the answer.
     pub(super) orphans: Vec<Orphan>,
 }
@@ -236,6 +240,11 @@ impl Process {
             Phase::Starting(starting) => Some(starting),
             Phase::Serving | Phase::Dead { .. } => None,
         }
+    }
+
+    /// Seats taken since it began, of those that its slot has counted.
+    pub(super) fn takes(&self, counted: u64) -> u64 {
+        counted.saturating_sub(self.takes_before)
     }
 
     pub(super) fn is_serving(&self) -> bool {

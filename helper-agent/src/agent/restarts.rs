@@ -60,7 +60,9 @@ impl Agent {
                 }
                 Hint::Overdue(reference) => self.retiring.overdue.push(reference),
                 // The tables say the same.
-                Hint::CapacityWanted(_) | Hint::ProcessSuspect(_) | Hint::Orphaned(_) => {}
+                Hint::CapacityWanted(_) | Hint::ProcessSuspect(_) => {}
+                // Only of a process that takes requests without limit they do not.
+                Hint::Orphaned(reference) => self.abandoned(reference),
             }
         }
         if self.view.hints_overflowed() {
@@ -151,6 +153,15 @@ impl Agent {
 
     /// Replaces every process of a group by one that starts from now on.
     pub(super) fn restart(&mut self, id: GroupId, reason: &str) {
+        self.replace(id, reason, Event::Restart { group: id });
+    }
+
+    /// The same, and nobody waits for the new code.
+    pub(super) fn roll(&mut self, id: GroupId, reason: &str) {
+        self.replace(id, reason, Event::Roll { group: id });
+    }
+
+    fn replace(&mut self, id: GroupId, reason: &str, event: Event) {
         let Some(group) = self.groups.get_mut(id) else {
             return;
         };
@@ -159,7 +170,7 @@ impl Agent {
         self.board.touch();
         log::info!("app {}: {reason}, its processes are replaced", group.name);
         self.end_preloaders(Some(id));
-        self.tell(Event::Restart { group: id });
+        self.tell(event);
         // First the pool says how long requests wait, then workers see that there is something to wait for.
         self.settle();
         if let Some(group) = self.groups.get(id) {

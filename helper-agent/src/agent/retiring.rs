@@ -1,6 +1,7 @@
 //! Processes that had their share: `PassengerMaxRequests` and `PassengerMemoryLimit` replace one, another
-//! first; `PassengerMaxRequestTime` ends one whose request takes too long. Looked at about once a second, so
-//! a process may get some requests more than its share, never fewer.
+//! first; `PassengerMaxRequestTime` ends one whose request takes too long, `PassengerHardMemoryLimit` one that is
+//! too large to wait. Looked at about once a second, so a process may get some requests more than its share, never
+//! fewer.
 
 use std::collections::HashMap;
 use std::fs;
@@ -19,8 +20,6 @@ const PERIOD: Duration = Duration::from_secs(1);
 /// What one process has had so far.
 #[derive(Debug, Default)]
 pub(super) struct Share {
-    /// Seats of its slot that were taken before it: their counters outlive processes.
-    takes_before: u64,
     /// Requests in execution, and when each was seen first.
     requests: HashMap<u64, Instant>,
     /// Whether the pool was told that it had enough.
@@ -30,19 +29,6 @@ pub(super) struct Share {
 }
 
 impl Share {
-    /// Nothing yet; the slot's seats had been taken so often before.
-    pub(super) fn after(takes: u64) -> Self {
-        Self {
-            takes_before: takes,
-            ..Self::default()
-        }
-    }
-
-    /// Seats taken since it began.
-    pub(super) fn takes(&self, takes: u64) -> u64 {
-        takes.saturating_sub(self.takes_before)
-    }
-
     /// Notes what is in execution; the limit in seconds that a request has exceeded, if one has. What its
     /// worker says wins over what is configured for the app.
     fn time_is_up(&mut self, current: &[InExchange], configured: u32) -> Option<u32> {
@@ -94,13 +80,22 @@ impl Agent {
                 continue;
             }
             let options = &group.options;
+            let count = process.takes(self.view.load(process.reference).takes);
             let share = &mut process.share;
-            let takes = self.view.load(process.reference).takes;
-            let count = share.takes(takes);
             let limit = u64::from(options.max_requests);
             if limit > 0 && count >= limit && !share.is_retired && !process.is_ending {
                 share.is_retired = true;
                 enough.push((id, format!("had {count} requests")));
+            }
+            let unanswered = process.question.as_mut().map_or(0, |question| {
+                question.looks += 1;
+                question.looks
+            });
+            // Whoever does not even say what he executes has been at one of those requests all the time.
+            let is_deaf = options.max_request_time > 0 && unanswered > options.max_request_time;
+            if is_deaf && !share.is_overtime {
+                share.is_overtime = true;
+                overtime.push((id, Some(options.max_request_time)));
             }
             if !share.is_overtime {
                 let current = self.view.requests(process.reference);
@@ -150,6 +145,18 @@ impl Agent {
         }
     }
 
+    /// A client left a request. Where the process has seats the seat is an orphan and watched. One without limit is
+    /// asked what it executes, and ends if it does not answer for as long as a request may take.
+    pub(super) fn abandoned(&mut self, reference: ProcessRef) {
+        let limited = |group: &super::groups::Group| group.options.max_request_time > 0;
+        for (_, process) in self.processes.iter_mut() {
+            let is_it = process.reference == reference && process.is_serving();
+            if is_it && self.groups.get(process.group).is_some_and(limited) {
+                process.is_abandoned = true;
+            }
+        }
+    }
+
     fn end_overtime(&mut self, id: ProcessId, seconds: Option<u32>) {
         if let Some(process) = self.processes.get(id) {
             let group = self.groups.get(process.group);
@@ -176,12 +183,14 @@ impl Agent {
         }
         let mut limited = Vec::new();
         for (id, process) in self.processes.iter() {
-            let limit = self
-                .groups
-                .get(process.group)
-                .map_or(0, |g| g.options.memory_limit);
-            if limit > 0 && process.is_serving() && !process.is_ending && !process.share.is_retired
-            {
+            let Some(group) = self.groups.get(process.group) else {
+                continue;
+            };
+            // The hard limit is for those, too, that are to end and have a request left.
+            let is_to_stay = !process.is_ending && !process.share.is_retired;
+            let has_limit = (group.options.memory_limit > 0 && is_to_stay)
+                || group.options.hard_memory_limit > 0;
+            if has_limit && process.is_serving() {
                 limited.push((id, process.pid()));
             }
         }
@@ -208,12 +217,23 @@ impl Agent {
             let Some(process) = self.processes.get_mut(*id) else {
                 continue;
             };
-            let limit = self
-                .groups
-                .get(process.group)
-                .map_or(0, |g| g.options.memory_limit);
-            let is_over = limit > 0 && *megabytes > u64::from(limit);
-            if is_over && process.is_serving() && !process.share.is_retired {
+            let Some(group) = self.groups.get(process.group) else {
+                continue;
+            };
+            let (limit, hard) = (group.options.memory_limit, group.options.hard_memory_limit);
+            let is_over = |limit: u32| limit > 0 && *megabytes > u64::from(limit);
+            if is_over(hard) && process.is_serving() {
+                log::error!(
+                    "app {}: process {} has {megabytes} MB, more than {hard} (PassengerHardMemoryLimit), and is killed",
+                    group.name,
+                    process.pid()
+                );
+                self.with_body(*id, Body::kill_group);
+            } else if is_over(limit)
+                && process.is_serving()
+                && !process.is_ending
+                && !process.share.is_retired
+            {
                 process.share.is_retired = true;
                 self.retire(
                     *id,

@@ -28,6 +28,8 @@ pub struct Global {
     pub measure_rate: u32,
     /// `PassengerWebSocketDrainTime` in seconds.
     pub websocket_drain_time: u32,
+    /// `PassengerDrainTime` in seconds; 0 = for ever.
+    pub drain_time: u32,
     /// `PassengerDefaultRuby`.
     pub default_ruby: Option<String>,
     /// `PassengerSocketBacklog`: connections that may wait at a process's socket.
@@ -51,6 +53,7 @@ impl Default for Global {
             stat_throttle_rate: 10,
             measure_rate: 4,
             websocket_drain_time: 10,
+            drain_time: 600,
             default_ruby: None,
             socket_backlog: BACKLOG,
             disable_log_prefix: false,
@@ -89,6 +92,7 @@ impl Global {
             "PassengerAnalyticsCollectionRate" => self.measure_rate = value::count(it, 1)?,
             "PassengerWebSocketDrainTime" => self.websocket_drain_time = value::count(it, 0)?,
             "PassengerSocketBacklog" => self.socket_backlog = value::count(it, 0)?,
+            "PassengerDrainTime" => self.drain_time = value::count(it, 0)?,
             "PassengerDefaultRuby" => self.default_ruby = value::optional_text(it)?,
             "PassengerPreStart" => self.pre_start.extend(it.args.iter().cloned()),
             "PassengerDisableLogPrefix" => self.disable_log_prefix = value::flag(it)?,

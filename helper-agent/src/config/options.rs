@@ -48,6 +48,8 @@ pub struct AppOptions {
     pub max_requests: u32,
     /// `PassengerMemoryLimit` in megabytes; 0 = no limit.
     pub memory_limit: u32,
+    /// `PassengerHardMemoryLimit` in megabytes; 0 = no limit.
+    pub hard_memory_limit: u32,
     /// `PassengerMaxRequestTime` in seconds; 0 = no limit.
     pub max_request_time: u32,
     /// `PassengerMaxInstances`; 0 = no limit of its own.
@@ -125,6 +127,7 @@ impl AppOptions {
             }
             "PassengerMaxRequests" => self.max_requests = value::count(it, 0)?,
             "PassengerMemoryLimit" => self.memory_limit = value::count(it, 0)?,
+            "PassengerHardMemoryLimit" => self.hard_memory_limit = value::count(it, 0)?,
             "PassengerMaxRequestTime" => self.max_request_time = value::count(it, 0)?,
             "PassengerSpawnMethod" => {
                 // The older names mean the same: smart-lv2, conservative.
@@ -259,6 +262,7 @@ impl AppOptions {
             friendly: None,
             max_requests: 0,
             memory_limit: 0,
+            hard_memory_limit: 0,
             max_request_time: 0,
             restart_dir: None,
             app_log_file: None,

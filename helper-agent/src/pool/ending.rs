@@ -1,15 +1,20 @@
 //! How ending processes are urged on, one by one and all together: drained, asked, SIGTERM, SIGKILL.
 
 use super::event::{Command, Millis, ProcessId};
-use super::process::{Stage, State};
+use super::process::{Process, Stage, State};
 use super::Pool;
 
 /// After `stop` was said a process has so long before SIGTERM …
 pub(super) const TERMINATE_AFTER_MS: u64 = 5_000;
 /// … and after SIGTERM so long before SIGKILL.
 const KILL_AFTER_MS: u64 = 55_000;
+/// The same for one whose requests had all their time.
+const KILL_OVERDUE_AFTER_MS: u64 = 5_000;
 /// Workers notice within a second that a process ends, and a client may take two to close.
 const PARTING_SLACK_MS: u64 = 4_000;
+/// A process that ends has no longer than this for its requests while a group without any process waits for its
+/// place.
+const NEEDED_DRAIN_MS: u64 = 60_000;
 
 impl Pool {
     /// Urges ending processes on: drained → `stop`, then SIGTERM, then SIGKILL.
@@ -17,6 +22,7 @@ impl Pool {
         let stop = self.stop;
         let parting = self.limits.stream_drain_ms.saturating_add(PARTING_SLACK_MS);
         let terminate_after = stop.map_or(TERMINATE_AFTER_MS, |stop| stop.terminate_after_ms);
+        let patience = self.drain_patience(now);
         for (id, process) in &mut self.processes {
             let State::Ending(stage) = process.state else {
                 continue;
@@ -26,7 +32,13 @@ impl Pool {
             // Orphans do not hold the question back: `stop` lets the app finish what it was sent. Streams do,
             // while the workers close them one after the other.
             let is_drained = process.load.in_use == 0;
+            let kill_after = match process.is_overdue {
+                true => KILL_OVERDUE_AFTER_MS,
+                false => KILL_AFTER_MS,
+            };
             let has_parted = |since| process.load.streams == 0 || now.since(since) >= parting;
+            let is_overdue =
+                |since| !is_drained && patience.is_some_and(|ms| now.since(since) >= ms);
             let next = match stage {
                 Stage::Killed => continue,
                 _ if must_die => Stage::Killed,
@@ -35,10 +47,15 @@ impl Pool {
                 {
                     Stage::Asked { since: now }
                 }
+                Stage::Draining { is_seen, since } if is_seen && is_overdue(since) => {
+                    out.push(Command::DrainOverdue { process: *id });
+                    process.is_overdue = true;
+                    Stage::Asked { since: now }
+                }
                 Stage::Asked { since } if now.since(since) >= terminate_after => {
                     Stage::Terminated { since: now }
                 }
-                Stage::Terminated { since } if now.since(since) >= KILL_AFTER_MS => Stage::Killed,
+                Stage::Terminated { since } if now.since(since) >= kill_after => Stage::Killed,
                 Stage::Draining { .. } | Stage::Asked { .. } | Stage::Terminated { .. } => continue,
             };
             process.state = State::Ending(next);
@@ -49,6 +66,19 @@ impl Pool {
                 Stage::Killed => Command::Kill { process },
             });
         }
+    }
+
+    /// How long an ending process may keep requests, in milliseconds; `None`: for ever.
+    fn drain_patience(&self, now: Millis) -> Option<u64> {
+        let is_longer = |p: &Process| {
+            matches!(p.state, State::Ending(Stage::Draining { since, .. })
+                if p.load.in_use > 0 && now.since(since) >= NEEDED_DRAIN_MS)
+        };
+        let configured = self.limits.request_drain_ms;
+        if self.processes.values().any(is_longer) && self.is_place_needed(now) {
+            return Some(configured.map_or(NEEDED_DRAIN_MS, |ms| ms.min(NEEDED_DRAIN_MS)));
+        }
+        configured
     }
 
     pub(super) fn end_everything(&mut self, now: Millis, out: &mut Vec<Command>) {

@@ -36,6 +36,8 @@ pub struct PoolLimits {
     pub idle_ms: Option<u64>,
     /// A process that ends keeps its streams for so long: workers say good-bye to their clients meanwhile.
     pub stream_drain_ms: u64,
+    /// A process that ends keeps requests for so long. `None` = for ever.
+    pub request_drain_ms: Option<u64>,
 }
 
 /// Limits of one group.
@@ -149,6 +151,11 @@ pub enum Event {
         /// The group.
         group: GroupId,
     },
+    /// The same, and nobody waits for the new code, whatever the group's limits say.
+    Roll {
+        /// The group.
+        group: GroupId,
+    },
     /// The configuration in force certainly does not name this group any more: what is left of it ends as
     /// soon as the workers of before do not use it.
     GroupGone {
@@ -256,6 +263,12 @@ pub enum Command {
     CannotWork {
         /// The group.
         group: GroupId,
+    },
+    /// A process that ends still has requests after the time that it has for them; it is ended with them. For the
+    /// log.
+    DrainOverdue {
+        /// The process.
+        process: ProcessId,
     },
     /// Say `stop` on its control socket: finish what was sent, then exit.
     AskToStop {

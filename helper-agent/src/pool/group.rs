@@ -1,7 +1,7 @@
 //! One application in the pool's books: limits, queue as last seen, and how its spawns went.
 //! Owns the rule when a failed spawn may be tried again.
 
-use super::event::{CodeWait, GroupLimits, Millis, QueueSeen};
+use super::event::{CodeWait, GroupLimits, Millis, QueueSeen, Rolling};
 
 /// A new request after a failed spawn tries again after this pause: long enough for the waiters
 /// that were told of the failure to have left their cells; doubles each time …
@@ -43,6 +43,8 @@ pub(super) struct Group {
     pub(super) is_gone: bool,
     /// Counts restarts; processes of an older edition are replaced.
     pub(super) edition: u64,
+    /// Who is served by which code during the last restart.
+    pub(super) rolling: Rolling,
     /// The newest edition did not start, and old processes are kept until the next restart.
     pub(super) keeps_old: bool,
     /// How long requests wait for the newest edition, and since when.
@@ -65,6 +67,7 @@ impl Group {
             is_gone: false,
             // Not the lowest, so that what a former agent left can be older.
             edition: 1,
+            rolling: limits.rolling,
             keeps_old: false,
             code_wait: (CodeWait::No, now),
             has_complained_of_work: false,
@@ -145,7 +148,6 @@ impl Group {
 
 #[cfg(test)]
 mod tests {
-    use super::super::event::Rolling;
     use super::*;
 
     fn group() -> Group {

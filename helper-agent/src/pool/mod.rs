@@ -116,7 +116,8 @@ impl Pool {
                 }
             }
             Event::Adopted { .. } => self.adopt(now, &event),
-            Event::Restart { group } => self.restart(now, group, &mut commands),
+            Event::Restart { group } => self.restart(now, group, None, &mut commands),
+            Event::Roll { group } => self.restart(now, group, Some(Rolling::On), &mut commands),
             Event::Retire { process } => {
                 if let Some(process) = self.processes.get_mut(&process) {
                     process.is_retiring = true;

@@ -9,8 +9,6 @@ use super::event::{Command, GroupId, Millis, ProcessId};
 use super::process::{Absence, Process, Stage, State};
 use super::{group, Pool};
 
-/// A waiter younger than this may just be taking the seat it was woken for.
-const QUEUE_IS_SERIOUS_MS: u64 = 20;
 /// So long after a process became ready the queue may still be on its way into it.
 const SETTLE_MS: u64 = 50;
 /// Seats that are all taken by the same requests for so long will not serve the next one soon.
@@ -28,7 +26,7 @@ const UNCONFIRMED_MS: u64 = 300_000;
 const GONE_MS: u64 = 5_000;
 /// How often the tables are worth a look while a process drains …
 const DRAIN_LOOK_MS: u64 = 25;
-/// … and while it has nothing but streams left.
+/// … and while it has nothing but streams left, or requests that take long.
 const PARTING_LOOK_MS: u64 = 250;
 
 /// Why a group wants another process; smaller comes first.
@@ -99,6 +97,11 @@ impl Pool {
         let counts = self.counts(now);
         let looks = self.processes.values().map(|p| match p.state {
             State::Ending(Stage::Draining { is_seen: true, .. }) if p.load.in_use == 0 => {
+                PARTING_LOOK_MS
+            }
+            State::Ending(Stage::Draining { since, .. })
+                if now.since(since) >= DRAIN_PROMISE_MS =>
+            {
                 PARTING_LOOK_MS
             }
             State::Ending(Stage::Draining { .. }) | State::Away(Absence::Leaving { .. }) => {
@@ -175,8 +178,9 @@ impl Pool {
         if max == 0 || staying < max {
             let all_full = count.live > 0 && count.full == count.live;
             let all_stuck = count.live > 0 && count.stuck == count.live;
-            let is_serious = group.queue.oldest_ms >= QUEUE_IS_SERIOUS_MS;
-            let waits = group.queue.waiting > 0 && (all_full || is_serious);
+            // Who waits while a seat is free was woken for it and has not got a processor yet: another process
+            // would only make that worse. In a lasting queue seats are handed over and never free.
+            let waits = group.queue.waiting > 0 && all_full;
             if waits && count.unlimited == 0 && count.fresh == 0 && may_serve(true) {
                 return Some(Wish::Short);
             }
@@ -330,6 +334,18 @@ impl Pool {
             })
             .min_by_key(|(id, p)| (p.since, **id))
             .map(|(id, _)| *id)
+    }
+
+    /// Whether a group without any process waits for a place in a full pool.
+    pub(super) fn is_place_needed(&self, now: Millis) -> bool {
+        if !self.is_pool_full() {
+            return false;
+        }
+        let counts = self.counts(now);
+        self.groups.keys().any(|id| {
+            let count = counts.get(id).copied().unwrap_or_default();
+            self.wish(*id, count, now) == Some(Wish::Starved)
+        })
     }
 
     fn has_queue(&self, id: GroupId) -> bool {

@@ -68,6 +68,8 @@ pub(super) struct Process {
     pub(super) work_not_before: Millis,
     /// Whether it has finished a request.
     pub(super) has_served: bool,
+    /// Whether it ends with requests that had all their time: it is not waited for any more.
+    pub(super) is_overdue: bool,
 }
 
 impl Process {
@@ -85,6 +87,7 @@ impl Process {
             wants_work: None,
             work_not_before: now,
             has_served: false,
+            is_overdue: false,
         }
     }
 

@@ -18,15 +18,23 @@ const BRIEFLY_MS: u32 = 1_000;
 
 impl Pool {
     /// From here on no process joins that was asked for earlier.
-    pub(super) fn restart(&mut self, now: Millis, id: GroupId, out: &mut Vec<Command>) {
+    /// `rolling` says more than the group's limits do.
+    pub(super) fn restart(
+        &mut self,
+        now: Millis,
+        id: GroupId,
+        rolling: Option<Rolling>,
+        out: &mut Vec<Command>,
+    ) {
         let serves = self.processes.values().any(|p| p.group == id && p.is_up());
         let Some(group) = self.groups.get_mut(&id) else {
             return;
         };
         group.edition += 1;
         group.keeps_old = false;
+        group.rolling = rolling.unwrap_or(group.limits.rolling);
         group.recovered();
-        let wait = match group.limits.rolling {
+        let wait = match group.rolling {
             _ if !serves => CodeWait::No,
             Rolling::On => CodeWait::No,
             Rolling::Auto if group.spawn_ms > u64::from(BRIEFLY_MS) => CodeWait::No,
@@ -60,7 +68,7 @@ impl Pool {
             return;
         };
         group.keeps_old = false;
-        if group.limits.rolling == Rolling::Off {
+        if group.rolling == Rolling::Off {
             self.end_all_old(now, id, out);
         }
         self.set_code_wait(now, id, CodeWait::No, out);

@@ -11,6 +11,7 @@ fn pool(max: u32) -> Pool {
         max_processes: max,
         idle_ms: Some(300_000),
         stream_drain_ms: 10_000,
+        request_drain_ms: Some(600_000),
     })
 }
 
@@ -423,6 +424,7 @@ fn a_group_that_is_gone_ends_soon_after_its_last_request_whatever_the_idle_time(
         max_processes: 6,
         idle_ms: None,
         stream_drain_ms: 10_000,
+        request_drain_ms: Some(600_000),
     });
     let first = one(&add(&mut pool, 0, GROUP, 1));
     ready(&mut pool, 10, first);
@@ -911,4 +913,94 @@ fn a_process_that_served_is_replaced_at_once_however_young_it_dies() {
     let queues = vec![];
     pool.handle(Millis(20), Event::Looked(Observation { queues, loads }));
     one(&pool.handle(Millis(30), Event::Exited { process: first }));
+}
+
+#[test]
+fn who_waits_while_a_seat_is_free_only_wants_a_processor() {
+    let mut pool = pool(6);
+    let first = one(&add(&mut pool, 0, GROUP, 1));
+    ready(&mut pool, 10, first);
+    busy(&mut pool, 100, first, 0, 0);
+    for now in [200, 2_000, 20_000] {
+        assert_eq!(
+            waits(&mut pool, now, GROUP, 3, now - 100),
+            vec![],
+            "at {now}"
+        );
+    }
+    one(&busy(&mut pool, 20_010, first, 1, 0));
+}
+
+#[test]
+fn requests_of_an_ending_process_have_a_deadline() {
+    let mut pool = pool(6);
+    add(&mut pool, 0, GROUP, 0);
+    let process = one(&pool.handle(Millis(0), Event::Demand { group: GROUP }));
+    ready(&mut pool, 10, process);
+    pool.handle(Millis(1_000), Event::LeaveAsked { process });
+    assert_eq!(busy(&mut pool, 600_999, process, 1, 0), vec![]);
+    assert_eq!(
+        busy(&mut pool, 601_000, process, 1, 0),
+        vec![
+            Command::DrainOverdue { process },
+            Command::AskToStop { process }
+        ]
+    );
+    let terminate = vec![Command::Terminate { process }];
+    assert_eq!(busy(&mut pool, 606_000, process, 1, 0), terminate);
+    let kill = vec![Command::Kill { process }];
+    assert_eq!(busy(&mut pool, 611_000, process, 1, 0), kill);
+}
+
+#[test]
+fn requests_of_an_ending_process_have_less_time_while_a_group_without_any_waits_for_its_place() {
+    for (starves, at) in [(true, 61_000), (false, 601_000)] {
+        let mut pool = pool(1);
+        let process = one(&add(&mut pool, 0, GROUP, 1));
+        ready(&mut pool, 10, process);
+        add(&mut pool, 20, OTHER, 0);
+        busy(&mut pool, 30, process, 1, 0);
+        pool.handle(Millis(1_000), Event::LeaveAsked { process });
+        if starves {
+            waits(&mut pool, 1_010, OTHER, 1, 5);
+        } else {
+            let limits = GroupLimits {
+                min_instances: 0,
+                ..limits(0)
+            };
+            pool.handle(
+                Millis(1_010),
+                Event::GroupChanged {
+                    group: GROUP,
+                    limits,
+                },
+            );
+        }
+        assert_eq!(busy(&mut pool, at - 1, process, 1, 0), vec![]);
+        let overdue = busy(&mut pool, at, process, 1, 0);
+        assert_eq!(overdue[0], Command::DrainOverdue { process });
+    }
+}
+
+#[test]
+fn who_asks_for_a_roll_gets_one_whatever_is_configured() {
+    let group = GROUP;
+    let mut pool = pool(4);
+    let first = one(&add(&mut pool, 0, GROUP, 2));
+    let second = one(&ready(&mut pool, 10, first));
+    ready(&mut pool, 20, second);
+    let limits = GroupLimits {
+        rolling: Rolling::Off,
+        ..limits(2)
+    };
+    pool.handle(Millis(30), Event::GroupChanged { group, limits });
+    let new = one(&pool.handle(Millis(40), Event::Roll { group }));
+    let commands = ready(&mut pool, 50, new);
+    assert_eq!(commands[0], Command::Drain { process: second });
+    assert!(!commands.contains(&Command::Drain { process: first }));
+    // The next restart is an ordinary one.
+    pool.handle(Millis(60), Event::Exited { process: second });
+    let commands = pool.handle(Millis(70), Event::Restart { group });
+    let wait = CodeWait::Always;
+    assert!(commands.contains(&Command::AwaitCode { group, wait }));
 }

@@ -245,7 +245,7 @@ fn advice(step: &str, cause: &Cause, reason: &str, output: &str) -> String {
             "Find out what the app waits for while it loads (a database, a lock, a network service), or \
              raise PassengerStartTimeout."
         }
-        (_, Cause::Ended(Some(ExitStatus::Killed { signal: libc::SIGKILL }))) => {
+        (_, Cause::Ended(Some(ExitStatus::Killed { signal: libc::SIGKILL, .. }))) => {
             "Somebody killed it, often the kernel for lack of memory: look into the kernel's log."
         }
         (_, Cause::Ended(Some(ExitStatus::Killed { .. }))) => {

@@ -165,7 +165,8 @@ mod tests {
         assert_eq!(
             exit.status,
             ExitStatus::Killed {
-                signal: libc::SIGKILL
+                signal: libc::SIGKILL,
+                dumped_core: false,
             }
         );
         assert_eq!(exit.status.to_string(), "killed by SIGKILL");

@@ -20,6 +20,9 @@ pub enum ExitStatus {
     Killed {
         /// Number of the signal.
         signal: i32,
+        /// Whether the kernel wrote its memory down, or handed it to a program that does.
+        #[serde(default)]
+        dumped_core: bool,
     },
 }
 
@@ -27,10 +30,16 @@ impl fmt::Display for ExitStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             Self::Exited { code } => write!(f, "exited with status {code}"),
-            Self::Killed { signal } => match nix::sys::signal::Signal::try_from(signal) {
-                Ok(name) => write!(f, "killed by {name}"),
-                Err(_) => write!(f, "killed by signal {signal}"),
-            },
+            Self::Killed {
+                signal,
+                dumped_core,
+            } => {
+                match nix::sys::signal::Signal::try_from(signal) {
+                    Ok(name) => write!(f, "killed by {name}")?,
+                    Err(_) => write!(f, "killed by signal {signal}")?,
+                }
+                f.write_str(if dumped_core { " (core dumped)" } else { "" })
+            }
         }
     }
 }
@@ -86,7 +95,10 @@ pub(super) fn wait_id(
         let status = if info.si_code == libc::CLD_EXITED {
             ExitStatus::Exited { code: status }
         } else {
-            ExitStatus::Killed { signal: status }
+            ExitStatus::Killed {
+                signal: status,
+                dumped_core: info.si_code == libc::CLD_DUMPED,
+            }
         };
         return Ok(Some(Exit { pid, status }));
     }

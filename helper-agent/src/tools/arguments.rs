@@ -132,7 +132,7 @@ pub(super) struct RestartArguments {
     /// The app with exactly this name, as passenger-status shows it
     #[arg(long, value_name = "GROUP", conflicts_with = "directory")]
     pub(super) name: Option<String>,
-    /// Accepted and not needed: how a restart goes is PassengerRollingRestarts
+    /// Nobody waits for the new code, whatever PassengerRollingRestarts says
     #[arg(long)]
     pub(super) rolling_restart: bool,
     /// Exit with 0 also when no such app runs

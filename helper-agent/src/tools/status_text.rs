@@ -134,6 +134,14 @@ fn one_group(group: &GroupReport, look: Look, text: &mut String) {
         let _ = write!(text, " (the oldest for {} ms)", group.oldest_wait_ms);
     }
     text.push('\n');
+    if group.waited_requests > 0 {
+        let (n, longest) = (group.waited_requests, group.longest_wait_ms);
+        let average = group.waited_ms / n;
+        let _ = writeln!(
+            text,
+            "  Have waited so far: {n} (for {average} ms on average, {longest} ms at most)"
+        );
+    }
     if look.is_verbose {
         let _ = writeln!(
             text,
@@ -330,6 +338,20 @@ Helper agent  : none at this moment; apps are served meanwhile
 
 ";
         assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn who_waits_and_who_has_waited_is_told() {
+        let mut report = report();
+        let group = &mut report.groups[0];
+        group.get_wait_list_size = 2;
+        group.oldest_wait_ms = 35;
+        (group.waited_requests, group.waited_ms) = (4, 90);
+        group.longest_wait_ms = 60;
+        let expected = "  Requests in queue: 2 (the oldest for 35 ms)\n  \
+                        Have waited so far: 4 (for 22 ms on average, 60 ms at most)\n";
+        let text = render(&report, LOOK);
+        assert!(text.contains(expected), "{text}");
     }
 
     #[test]

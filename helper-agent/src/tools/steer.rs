@@ -36,7 +36,11 @@ pub(super) fn restart_app(arguments: &RestartArguments) -> Outcome {
     }
     for name in names {
         say(&format!("Restarting {name}\n"))?;
-        match client::ask(&instance, &Request::RestartApp { name: name.clone() })? {
+        let restart = Request::RestartApp {
+            name: name.clone(),
+            rolling: arguments.rolling_restart,
+        };
+        match client::ask(&instance, &restart)? {
             Answer::Done => {}
             // It was forgotten between the two questions.
             Answer::Unknown => return Err(Failure::absent(format!("{name} is gone"))),

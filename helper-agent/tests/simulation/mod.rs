@@ -188,6 +188,7 @@ impl World {
             | Command::Resume { .. }
             | Command::WorkOverdue { .. }
             | Command::CannotWork { .. } => panic!("nobody wants out-of-band work"),
+            Command::DrainOverdue { .. } => panic!("no request takes a minute"),
             Command::Forget { group } => panic!("{group:?} is configured and was forgotten"),
             Command::Finished => panic!("nobody said stop"),
         }
@@ -417,6 +418,7 @@ fn limits(max_processes: u32) -> PoolLimits {
     PoolLimits {
         max_processes,
         stream_drain_ms: 0,
+        request_drain_ms: None,
         idle_ms: Some(30_000),
     }
 }

@@ -96,6 +96,9 @@ pub(crate) static DIRECTIVES: &[Directive] = &[
     global(c"PassengerWebSocketDrainTime", at_least(0), "10",
         c"seconds that WebSockets have to close when their app or worker process ends")
         .built(),
+    global(c"PassengerDrainTime", at_least(0), "600",
+        c"seconds the requests of an ending process have; 0 means no limit")
+        .built(),
     global(c"PassengerUserSwitching", Flag, "on",
         c"whether an app runs as the owner of its startup file (needs root)")
         .alias(&[c"RailsUserSwitching"]).built(),
@@ -252,8 +255,7 @@ pub(crate) static DIRECTIVES: &[Directive] = &[
     app(c"PassengerMemoryLimit", at_least(0), "0",
         c"megabytes after which a process is replaced; 0 means no limit").enterprise().built(),
     app(c"PassengerHardMemoryLimit", at_least(0), "0",
-        c"megabytes after which a process is killed; 0 means no limit").enterprise()
-        .not_yet("PassengerMemoryLimit replaces such a process gently"),
+        c"megabytes after which a process is killed; 0 means no limit").enterprise().built(),
     global(c"PassengerAnalyticsCollectionRate", at_least(1), "4",
         c"seconds between looks at the processes' memory").enterprise().built(),
     app(c"PassengerMaxInstances", at_least(0), "0",

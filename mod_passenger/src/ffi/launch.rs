@@ -31,6 +31,8 @@ pub(crate) struct Launch<'a> {
     pub(crate) channel: BorrowedFd<'a>,
     /// Becomes standard output and error.
     pub(crate) log: BorrowedFd<'a>,
+    /// Becomes its directory, where a relative core pattern puts a core file; if it cannot, that is `/`.
+    pub(crate) directory: &'a CStr,
 }
 
 /// A program by its open file, whatever its path leads to by now.
@@ -93,6 +95,7 @@ impl Launch<'_> {
             log: self.log.as_raw_fd(),
             channel: self.channel.as_raw_fd(),
             report: end.as_raw_fd(),
+            directory: self.directory.as_ptr(),
         };
         // SAFETY: httpd's parent has one thread, so the child may go on in `become_program`, which
         // makes only async-signal-safe calls anyway, and never returns.
@@ -155,6 +158,7 @@ struct Child {
     log: RawFd,
     channel: RawFd,
     report: RawFd,
+    directory: *const c_char,
 }
 
 impl Child {
@@ -190,7 +194,9 @@ impl Child {
             if libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, flags) != 0 {
                 fail(report, 2);
             }
-            libc::chdir(c"/".as_ptr());
+            if libc::chdir(self.directory) != 0 {
+                libc::chdir(c"/".as_ptr());
+            }
             let mut none: libc::sigset_t = std::mem::zeroed();
             libc::sigemptyset(&raw mut none);
             libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
@@ -230,6 +236,7 @@ mod tests {
             variable: ("PASSENGER_PARENT_PID", "17".to_owned()),
             channel: channel.as_fd(),
             log: log.as_fd(),
+            directory: c"/tmp",
         }
         .run()
     }

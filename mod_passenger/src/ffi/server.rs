@@ -11,11 +11,12 @@ use std::ptr;
 use passenger_shm::messages as wire;
 
 use super::bindings::{
-    ap_conftree, ap_directive_t, ap_get_server_banner, ap_get_server_revision, ap_getword_conf,
-    ap_mpm_query, ap_server_root_relative, ap_show_mpm, ap_state_query, ap_unixd_config,
-    ap_version_t, apr_os_file_get, core_module, core_server_config, psgr_module_config, server_rec,
-    AP_MPMQ_HARD_LIMIT_DAEMONS, AP_MPMQ_MAX_DAEMONS, AP_MPMQ_MAX_THREADS,
-    AP_SERVER_PATCHLEVEL_NUMBER, AP_SQ_CONFIG_GEN, AP_SQ_MAIN_STATE, AP_SQ_MS_EXITING,
+    ap_conftree, ap_coredump_dir, ap_coredumpdir_configured, ap_directive_t, ap_get_server_banner,
+    ap_get_server_revision, ap_getword_conf, ap_mpm_query, ap_server_root_relative, ap_show_mpm,
+    ap_state_query, ap_unixd_config, ap_version_t, apr_os_file_get, core_module,
+    core_server_config, psgr_module_config, server_rec, AP_MPMQ_HARD_LIMIT_DAEMONS,
+    AP_MPMQ_MAX_DAEMONS, AP_MPMQ_MAX_THREADS, AP_SERVER_PATCHLEVEL_NUMBER, AP_SQ_CONFIG_GEN,
+    AP_SQ_MAIN_STATE, AP_SQ_MS_EXITING,
 };
 use super::commands::text;
 use super::pool::Pool;
@@ -253,6 +254,24 @@ pub(crate) fn apache() -> wire::Apache {
             .max(daemons),
         max_threads: daemons.saturating_mul(threads),
     }
+}
+
+/// Where a part of ours that crashes leaves its core file, as httpd's own processes do: `CoreDumpDirectory`, or the
+/// root directory where nobody wrote that.
+pub(crate) fn core_directory() -> CString {
+    // SAFETY: plain variables of httpd's, written while it reads its configuration in this very thread.
+    let (is_configured, directory) = unsafe {
+        (
+            ap_coredumpdir_configured != 0,
+            ptr::addr_of!(ap_coredump_dir),
+        )
+    };
+    if is_configured {
+        // SAFETY: httpd fills the array by `apr_cpystrn`, which always ends it with a zero.
+        let directory = unsafe { CStr::from_ptr(directory.cast()) };
+        return directory.to_owned();
+    }
+    c"/".to_owned()
 }
 
 /// What `SERVER_SOFTWARE` says.

@@ -16,7 +16,7 @@ use super::{checks, watch};
 use crate::ffi::launch::Launch;
 use crate::ffi::log::NOTICE;
 use crate::ffi::retained::{self, Descriptors, Retained};
-use crate::ffi::server::Configuring;
+use crate::ffi::server::{self, Configuring};
 use crate::{codes, config};
 
 /// Descriptors beside a `Ready`.
@@ -60,6 +60,7 @@ pub(super) fn start(
         variable: ("PASSENGER_PARENT_PID", parent.to_string()),
         channel: theirs.as_fd(),
         log: log.as_fd(),
+        directory: &server::core_directory(),
     }
     .run()
     .map_err(|why| format!("cannot start {}: {why}", program.display()))?;

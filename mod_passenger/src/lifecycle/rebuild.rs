@@ -15,6 +15,7 @@ use crate::codes;
 use crate::ffi::launch::{Image, Launch};
 use crate::ffi::pool::Pool;
 use crate::ffi::retained::{self, Retained};
+use crate::ffi::server;
 
 /// How long the new watchdog may take; meanwhile httpd's parent looks after no worker.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -35,6 +36,7 @@ pub(super) fn rebuild(pconf: Pool<'_>, instance: &Retained) -> Result<(), String
         variable: ("PASSENGER_PARENT_PID", instance.parent.to_string()),
         channel: theirs.as_fd(),
         log: io::stderr().as_fd(),
+        directory: &server::core_directory(),
     }
     .run()
     .map_err(|why| format!("cannot start another watchdog: {why}"))?;
