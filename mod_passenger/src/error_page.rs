@@ -6,17 +6,23 @@ use crate::error::RequestError;
 use crate::ffi::brigade;
 use crate::ffi::log::for_request;
 use crate::ffi::request::{c_string, Request};
-use crate::ffi::sendfile::open_beneath;
+use crate::ffi::sendfile::{open_beneath, open_plain};
 use crate::handler::Outcome;
 use crate::mapping::Mapping;
 use crate::spawn_page;
-use std::fs::OpenOptions;
+use nix::errno::Errno;
+use std::ffi::OsString;
+use std::fs::{self, File};
 use std::io::{self, Read};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Component, Path, PathBuf};
 
 /// Longest `PassengerCustomErrorPage`.
 const CUSTOM_BYTES: u64 = 1 << 20;
+
+/// Links that a path may lead through, as in the kernel.
+const MOST_LINKS: usize = 40;
 
 /// Seconds a client is asked to wait after a 503.
 const RETRY_AFTER: &std::ffi::CStr = c"2";
@@ -92,7 +98,7 @@ fn custom_page(r: &Request<'_>) -> Option<Vec<u8>> {
 }
 
 /// A page in the app's directory is read as if by the app: no link may lead out of there, for httpd's user can read
-/// more. One elsewhere is the administrator's own.
+/// more. One elsewhere is the administrator's own, unless somebody else has put a link on the way ([`open_elsewhere`]).
 fn read_page(root: Option<&Path>, page: &Path) -> io::Result<Vec<u8>> {
     let beneath = match root {
         Some(root) if page.is_relative() => Some((root, page)),
@@ -104,11 +110,7 @@ fn read_page(root: Option<&Path>, page: &Path) -> io::Result<Vec<u8>> {
         None if page.is_relative() => {
             return Err(io::Error::other("the app has no directory it could be in"));
         }
-        // A FIFO must not hold the thread.
-        None => OpenOptions::new()
-            .read(true)
-            .custom_flags(libc::O_NONBLOCK)
-            .open(page)?,
+        None => open_elsewhere(page)?,
     };
     let facts = file.metadata()?;
     if !facts.is_file() || facts.len() > CUSTOM_BYTES {
@@ -119,6 +121,59 @@ fn read_page(root: Option<&Path>, page: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     file.take(CUSTOM_BYTES).read_to_end(&mut bytes)?;
     Ok(bytes)
+}
+
+/// Opens a page that is, as it is written, not in the app's directory. It may be there all the same, by another name of
+/// that directory: so a link that is neither root's nor ours may only lead to what belongs to its own owner.
+fn open_elsewhere(page: &Path) -> io::Result<File> {
+    let (path, owners) = resolve(page)?;
+    let file = open_plain(&path)?;
+    let owner = file.metadata()?.uid();
+    let own = nix::unistd::geteuid().as_raw();
+    match owners
+        .into_iter()
+        .find(|uid| ![0, own, owner].contains(uid))
+    {
+        None => Ok(file),
+        Some(uid) => Err(io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            format!("a link of uid {uid} leads there, and the page is not that user's"),
+        )),
+    }
+}
+
+/// The path without links, and who made the links that were on it.
+fn resolve(path: &Path) -> io::Result<(PathBuf, Vec<u32>)> {
+    let mut resolved = PathBuf::new();
+    let mut owners = Vec::new();
+    let mut left: Vec<OsString> = parts(path);
+    while let Some(part) = left.pop() {
+        match part.as_bytes() {
+            b"/" => resolved = PathBuf::from("/"),
+            b".." => {
+                resolved.pop();
+            }
+            _ => {
+                let next = resolved.join(&part);
+                let facts = fs::symlink_metadata(&next)?;
+                if !facts.is_symlink() {
+                    resolved = next;
+                } else if owners.len() < MOST_LINKS {
+                    owners.push(facts.uid());
+                    left.extend(parts(&fs::read_link(&next)?));
+                } else {
+                    return Err(Errno::ELOOP.into());
+                }
+            }
+        }
+    }
+    Ok((resolved, owners))
+}
+
+/// The components of a path, last first.
+fn parts(path: &Path) -> Vec<OsString> {
+    let parts = path.components().rev().filter(|c| *c != Component::CurDir);
+    parts.map(|part| part.as_os_str().to_owned()).collect()
 }
 
 #[cfg(test)]
@@ -150,6 +205,39 @@ mod tests {
             b"other"
         );
         assert!(read_page(None, Path::new("sorry.html")).is_err());
+        fs::remove_dir_all(base).unwrap();
+    }
+
+    #[test]
+    fn by_another_name_of_the_apps_directory_its_links_lead_nowhere_either() {
+        const USER: u32 = 65_534;
+        if !nix::unistd::geteuid().is_root() {
+            return;
+        }
+        let base = std::env::temp_dir().join(format!("passenger-alias-{}", std::process::id()));
+        let app = base.join("app");
+        fs::create_dir_all(app.join("pages")).unwrap();
+        fs::write(base.join("secret"), "other").unwrap();
+        fs::write(app.join("pages/own.html"), "own").unwrap();
+        std::os::unix::fs::chown(app.join("pages/own.html"), Some(USER), None).unwrap();
+        let link = |to: &str, name: &str| {
+            symlink(to, app.join(name)).unwrap();
+            std::os::unix::fs::lchown(app.join(name), Some(USER), None).unwrap();
+        };
+        link("../secret", "planted.html");
+        link("..", "up");
+        link("pages/./own.html", "linked.html");
+        link("loop", "loop");
+        // Root's own link is believed.
+        symlink("app", base.join("alias")).unwrap();
+        symlink(base.join("secret"), base.join("roots.html")).unwrap();
+        let read = |page: &str| read_page(Some(&app), &base.join(page));
+        assert_eq!(read("alias/linked.html").unwrap(), b"own");
+        assert_eq!(read("alias/pages/../linked.html").unwrap(), b"own");
+        assert_eq!(read("roots.html").unwrap(), b"other");
+        for page in ["alias/planted.html", "alias/up/secret", "alias/loop"] {
+            assert!(read(page).is_err(), "{page}");
+        }
         fs::remove_dir_all(base).unwrap();
     }
 }

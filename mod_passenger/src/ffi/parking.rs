@@ -111,7 +111,11 @@ pub(crate) fn park(r: &Request<'_>, rest: Rest) {
                 let Kept::Response(parked) = &*kept else {
                     return 0;
                 };
-                keep((*parked.request).connection, ptr::null_mut());
+                let conn = (*parked.request).connection;
+                // The slot may be empty, or another request's, by the time the last of this one is written.
+                if self::kept(conn) == kept {
+                    keep(conn, ptr::null_mut());
+                }
                 drop(Box::from_raw(kept));
             }
             0
@@ -230,10 +234,14 @@ unsafe fn go_on(conn: *mut c::conn_rec) {
         match step {
             Step::Wait => await_client(conn),
             Step::Done => {
+                // From here on it is httpd's: it may live on until its last bytes are written, and must not be
+                // ended a second time if they never are.
+                keep(conn, ptr::null_mut());
                 c::ap_finalize_request_protocol(request);
                 c::ap_process_request_after_handler(request);
             }
             Step::Lost => {
+                keep(conn, ptr::null_mut());
                 (*conn).aborted = 1;
                 c::ap_process_request_after_handler(request);
             }

@@ -36,6 +36,20 @@ pub(crate) fn open_beneath(root: &Path, relative: &Path) -> io::Result<File> {
     Ok(unsafe { File::from_raw_fd(fd) })
 }
 
+/// Opens a file for reading, named by an absolute path without links: none that is there after all is followed. Does
+/// not wait for the other end of a FIFO.
+///
+/// # Errors
+/// As `openat2`: `ELOOP` when there is a link.
+pub(crate) fn open_plain(path: &Path) -> io::Result<File> {
+    let how = OpenHow::new()
+        .flags(OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK | OFlag::O_NOCTTY)
+        .resolve(ResolveFlag::RESOLVE_NO_SYMLINKS);
+    let fd = openat2(libc::AT_FDCWD, path, how)?;
+    // SAFETY: as above.
+    Ok(unsafe { File::from_raw_fd(fd) })
+}
+
 impl Request<'_> {
     /// Says when the file that is the response was changed, in microseconds since 1970, and how long it is;
     /// then asks httpd what the request's conditions make of that and of the `ETag` in the response.
