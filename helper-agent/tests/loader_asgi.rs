@@ -61,6 +61,38 @@ fn the_scope_is_what_the_specification_says() {
     assert_eq!(variables["SERVER_SOFTWARE"], "conformance");
 }
 
+/// Workers say the same names first in each request, which the loader reads faster than other heads.
+#[test]
+fn heads_mean_the_same_in_any_order_and_the_last_word_counts() {
+    let Some(process) = asgi() else { return };
+    let mut client = process.connect();
+    let mut scope_of = |change: fn(&mut Vec<(String, String)>)| {
+        let bytes = client.encode(&Request::get("/scope?a=b"));
+        client
+            .stream
+            .write_all(&binary::with_head(&bytes, change))
+            .expect("send");
+        client.receive("GET").expect("a response").json()
+    };
+    let expected = scope_of(|_| {});
+    assert_eq!(expected["client"], serde_json::json!(["127.0.0.1", 4711]));
+    assert_eq!(scope_of(|pairs| pairs.reverse()), expected);
+    let overridden = scope_of(|pairs| {
+        let last = [
+            ("REMOTE_ADDR", "::1"),
+            ("HTTPS", "on"),
+            ("REMOTE_USER", "me"),
+        ];
+        pairs.extend(last.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    });
+    assert_eq!(overridden["client"], serde_json::json!(["::1", 4711]));
+    assert_eq!(overridden["scheme"], "https");
+    assert_eq!(
+        overridden["extensions"]["passenger"]["variables"]["REMOTE_USER"],
+        "me"
+    );
+}
+
 #[test]
 fn the_lifespan_surrounds_the_requests() {
     let Some(mut process) = asgi() else { return };

@@ -36,7 +36,7 @@ class Connection:
         self.last_used = 0
         self.exchange = None
         self._server = server
-        self._loop = server.loop
+        self._watcher = server.watcher
         self._input = b""
         self._output = bytearray()
         self._drained = None
@@ -44,7 +44,7 @@ class Connection:
         self._closed = False
         # Reading was shut down by us: an end of file means nothing then.
         self._shut = False
-        self._loop.add_reader(self.fileno, self.readable)
+        self._watcher.add_reader(self.fileno, self.readable)
 
     def readable(self):
         """Reads what has arrived, once. True: there was something."""
@@ -58,7 +58,7 @@ class Connection:
             data = b""
         if not data:
             if self._shut:
-                self._loop.remove_reader(self.fileno)
+                self._watcher.remove_reader(self.fileno)
             else:
                 self.close()
             return False
@@ -100,14 +100,14 @@ class Connection:
             raise PeerGone("the client is gone") from error
         if sent < len(data):
             self._output += memoryview(data)[sent:]
-            self._loop.add_writer(self.fileno, self._flush)
+            self._watcher.add_writer(self.fileno, self._flush)
 
     def is_backed_up(self):
         """Whether the peer has not taken enough of what it was sent."""
         return len(self._output) > OUTPUT_AHEAD
 
     async def drained(self):
-        """Waits until the peer has taken enough of the response."""
+        """Waits until the peer has taken enough of the response. Not worth a call before `is_backed_up`."""
         while self.is_backed_up() and not self._closed:
             if self._drained is None:
                 self._drained = asyncio.Event()
@@ -118,7 +118,7 @@ class Connection:
         """The application has taken what was read of its body."""
         if self._paused and not self._closed:
             self._paused = False
-            self._loop.add_reader(self.fileno, self.readable)
+            self._watcher.add_reader(self.fileno, self.readable)
 
     def finish(self, exchange):
         """The exchange's response is complete, or it never will be."""
@@ -142,8 +142,8 @@ class Connection:
         if self._closed:
             return
         self._closed = True
-        self._loop.remove_reader(self.fileno)
-        self._loop.remove_writer(self.fileno)
+        self._watcher.remove_reader(self.fileno)
+        self._watcher.remove_writer(self.fileno)
         self.socket.close()
         if self.exchange:
             self.exchange.peer_is_gone()
@@ -161,32 +161,32 @@ class Connection:
         is_ahead = exchange.body_ahead() > BODY_AHEAD or (self._input and exchange.request_complete)
         if is_ahead and not self._paused:
             self._paused = True
-            self._loop.remove_reader(self.fileno)
+            self._watcher.remove_reader(self.fileno)
         if exchange.request_complete and exchange.response_complete:
             self.finish(exchange)
 
     def _begin(self):
-        """Starts the exchange if a request's head is complete."""
-        available = len(self._input)
+        """Starts the exchange if a request's head is complete. True: there is more to do with what was read."""
+        data = self._input
+        available = len(data)
         if available < HEADER_BYTES:
             return False
-        tag, head_bytes, number, body_bytes = HEADER.unpack_from(self._input)
+        tag, head_bytes, number, body_bytes = HEADER.unpack_from(data)
         if tag != REQUEST_TAG:
             self.close()
             return False
         end = HEADER_BYTES + head_bytes
         if available < end:
             return False
-        head = self._input[HEADER_BYTES:end]
-        self._input = self._input[end:]
-        scope = scope_of(head, self._server.lifespan_state)
+        self._input = data[end:]
+        scope = scope_of(data[HEADER_BYTES:end], self._server.lifespan_state)
         kind = Exchange
         if scope["type"] == "websocket":
             # Imported on need: most applications never see one.
             from .asgi_websocket import WebSocket as kind
         self.exchange = kind(self, number, scope, body_bytes, self._server)
         self._server.execute(self.exchange)
-        return True
+        return body_bytes or available > end
 
     def _flush(self):
         try:
@@ -198,7 +198,7 @@ class Connection:
             return
         del self._output[:sent]
         if not self._output:
-            self._loop.remove_writer(self.fileno)
+            self._watcher.remove_writer(self.fileno)
             exchange = self.exchange
             if self.last and (exchange is None or exchange.response_complete):
                 self.close()

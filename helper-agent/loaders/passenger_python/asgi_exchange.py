@@ -17,6 +17,9 @@ FRAME = struct.Struct(">I")
 END_OF_FRAMES = FRAME.pack(0)
 
 WORK_HEADERS = tuple(name.encode() for name in HEADERS)
+WORK_LENGTHS = tuple(map(len, WORK_HEADERS))
+# The usual ones, ready to be sent.
+STATUSES = {status: b"%d" % status for status in (200, 201, 204, 301, 302, 303, 304, 400, 401, 403, 404, 500)}
 
 # What the application left unread of a body is skipped up to here; above, the connection is closed.
 BODY_SKIPPED = 16 << 20
@@ -51,8 +54,9 @@ class Exchange:
         self.scope = scope
         self._bodyless = scope.get("method") == "HEAD"
 
-    async def run(self, application):
-        await application(self.scope, self.receive, self.send)
+    def run(self, application):
+        """What is to be awaited."""
+        return application(self.scope, self.receive, self.send)
 
     async def receive(self):
         while True:
@@ -72,7 +76,9 @@ class Exchange:
             raise PeerGone("the client is gone")
         if kind == "http.response.body":
             self._send_body(event.get("body", b""), event.get("more_body", False))
-            await self.connection.drained()
+            connection = self.connection
+            if connection.is_backed_up():
+                await connection.drained()
         elif kind == "http.response.start":
             if self._head is not None:
                 raise RuntimeError("http.response.start was sent a second time")
@@ -142,19 +148,27 @@ class Exchange:
 
     def _start(self, status, headers):
         """Only remembered: the head travels with the body's beginning."""
-        headers = list(headers)
-        self._head = encode_head(status, headers)
         if status in (204, 304):
             self._bodyless = True
         self._response_left = None
+        pieces, is_order = [STATUSES.get(status) or b"%d" % status], False
         for name, value in headers:
-            if len(name) == 14 and name.lower() == b"content-length":
+            pieces += (name, value)
+            length = len(name)
+            if length == 14 and name.lower() == b"content-length":
                 self._response_left = int(value)
-            elif len(name) in (18, 28) and name.lower() in WORK_HEADERS:
-                # For us and not for the client.
-                self._server.out_of_band.request()
-                rest = [pair for pair in headers if pair[0].lower() not in WORK_HEADERS]
-                self._head = encode_head(status, rest)
+            elif length in WORK_LENGTHS and name.lower() in WORK_HEADERS:
+                is_order = True
+        self._head = join(self._orders_taken(pieces) if is_order else pieces)
+
+    def _orders_taken(self, pieces):
+        """What asks for out-of-band work is for us and not for the client."""
+        self._server.out_of_band.request()
+        kept = pieces[:1]
+        for at in range(1, len(pieces), 2):
+            if pieces[at].lower() not in WORK_HEADERS:
+                kept += pieces[at:at + 2]
+        return kept
 
     def _send_body(self, body, more):
         if self._head is None:
@@ -167,8 +181,10 @@ class Exchange:
                 connection.write(self._prefix(0))
                 self._response_left = 0
             elif not more:
-                self._check_length(len(body), True)
-                connection.write(self._prefix(len(body)) + body)
+                length = len(body)
+                if self._response_left != length:
+                    self._check_length(length, True)
+                connection.write(self._prefix(length) + body)
             elif self._response_left is not None:
                 self._check_length(len(body), False)
                 connection.write(self._prefix(self._response_left) + body)
@@ -223,6 +239,10 @@ def encode_head(status, headers):
     pieces = [b"%d" % status]
     for name, value in headers:
         pieces += (name, value)
+    return join(pieces)
+
+
+def join(pieces):
     head = b"\0".join(pieces)
     # A NUL inside a name or value would pass for another field.
     if head.count(b"\0") != len(pieces) - 1:

@@ -2,59 +2,88 @@
 
 from urllib.parse import unquote_to_bytes
 
-# Header names as ASGI wants them, by their names in the protocol. Clients choose them, so the number is bounded.
+# What a worker says first, in this order, and what a request is taken to be about which it does not.
+FIRST = {
+    b"REQUEST_METHOD": b"GET", b"SCRIPT_NAME": b"", b"PATH_INFO": b"", b"QUERY_STRING": b"", b"REQUEST_URI": b"",
+    b"SERVER_NAME": b"", b"SERVER_PORT": b"0", b"SERVER_PROTOCOL": b"HTTP/1.1", b"SERVER_SOFTWARE": b"",
+    b"REMOTE_ADDR": b"", b"REMOTE_PORT": b"0",
+}
+NAMES_FIRST = list(FIRST)
+PIECES_FIRST = 2 * len(FIRST)
+
+# Header names as ASGI wants them, by their names in the protocol; empty for what is no header. Clients choose them, so
+# the number is bounded.
 MOST_NAMES = 1024
 NAMES = {}
+# Text that is the same in many requests. `Host` may be part of it, so the number is bounded.
+MOST_TEXTS = 256
+TEXTS = {}
+VERSIONS = {b"HTTP/1.1": "1.1", b"HTTP/1.0": "1.0", b"HTTP/2.0": "2"}
 
 
 def scope_of(head, state):
     """The connection scope of ASGI (HTTP and WebSocket, specification 2.4) for a request's head. Workers send
     `Upgrade: websocket` for requests that may be granted it, and no other value."""
-    pieces = iter(head.split(b"\0"))
-    fields = dict(zip(pieces, pieces))
-    take = fields.pop
-    headers, variables = [], {}
-    method = take(b"REQUEST_METHOD").decode("latin-1")
-    root = take(b"SCRIPT_NAME", b"").decode("utf-8", "replace")
-    version = take(b"SERVER_PROTOCOL", b"HTTP/1.1").decode("latin-1").partition("/")[2]
-    client = [take(b"REMOTE_ADDR", b"").decode("latin-1"), int(take(b"REMOTE_PORT", b"0") or 0)]
-    server = [take(b"SERVER_NAME", b"").decode("latin-1"), int(take(b"SERVER_PORT", b"0") or 0)]
-    query = take(b"QUERY_STRING", b"")
-    raw_path = take(b"REQUEST_URI", b"").partition(b"?")[0]
-    path = root + decode_path(take(b"PATH_INFO", b""))
-    scheme = "http" if take(b"HTTPS", b"") in (b"", b"off", b"0") else "https"
-    for name, value in fields.items():
-        if name.startswith(b"HTTP_") or name in (b"CONTENT_TYPE", b"CONTENT_LENGTH"):
-            headers.append((NAMES.get(name) or header_name(name), value))
+    pieces = head.split(b"\0")
+    rest = iter(pieces[PIECES_FIRST:])
+    fields = dict(zip(rest, rest))
+    if pieces[0:PIECES_FIRST:2] == NAMES_FIRST and FIRST.keys().isdisjoint(fields):
+        values = pieces[1:PIECES_FIRST:2]
+    else:  # something is not there, or set by the administrator, whose word wins
+        values, fields = sorted_out(pieces)
+    method, root, path, query, uri, server, server_port, protocol, software, client, client_port = values
+    root = TEXTS.get(root) or text(root)
+    path = path.decode("utf-8", "replace") if b"%" not in path else unescaped(path)
+    raw_path = uri.partition(b"?")[0] if b"?" in uri else uri
+    version = VERSIONS.get(protocol) or protocol.decode("latin-1").partition("/")[2]
+    scheme = "http"
+    if b"HTTPS" in fields and fields.pop(b"HTTPS") not in (b"", b"off", b"0"):
+        scheme = "https"
+    headers = []
+    variables = {"SERVER_SOFTWARE": TEXTS.get(software) or text(software)}
+    for pair in fields.items():
+        name = NAMES.get(pair[0])
+        if name is None:
+            name = header_name(pair[0])
+        if name:
+            headers.append((name, pair[1]))
         else:
-            variables[name.decode("utf-8", "replace")] = value.decode("utf-8", "replace")
+            variables[pair[0].decode("utf-8", "replace")] = pair[1].decode("utf-8", "replace")
+    extensions = {"passenger": {"variables": variables}}
     scope = {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.4"},
-        "http_version": "2" if version == "2.0" else version,
+        "http_version": version,
+        "method": TEXTS.get(method) or text(method),
         "scheme": scheme,
-        "path": path,
+        "path": root + path if root else path,
         "raw_path": raw_path,
         "query_string": query,
         "root_path": root,
         "headers": headers,
-        "client": client,
-        "server": server,
-        "extensions": {"passenger": {"variables": variables}},
+        "client": [client.decode("latin-1"), int(client_port or 0)],
+        "server": [TEXTS.get(server) or text(server), int(server_port or 0)],
+        "extensions": extensions,
     }
     if fields.get(b"HTTP_UPGRADE") == b"websocket":
+        del scope["method"]
         scope["type"] = "websocket"
         scope["scheme"] = "wss" if scheme == "https" else "ws"
         scope["subprotocols"] = subprotocols(fields.get(b"HTTP_SEC_WEBSOCKET_PROTOCOL", b""))
-        scope["extensions"]["websocket.http.response"] = {}
-    else:
-        scope["method"] = method
+        extensions["websocket.http.response"] = {}
     # Browsers heed a 103 over HTTP/2 alone, and some older clients take it for the response.
-    if version == "2.0":
-        scope["extensions"]["http.response.early_hint"] = {}
+    if version == "2":
+        extensions["http.response.early_hint"] = {}
     if state is not None:
         scope["state"] = state.copy()
     return scope
+
+
+def sorted_out(pieces):
+    """The values of FIRST, and all other fields."""
+    pieces = iter(pieces)
+    fields = dict(zip(pieces, pieces))
+    return [fields.pop(name, value) for name, value in FIRST.items()], fields
 
 
 def subprotocols(field):
@@ -64,14 +93,23 @@ def subprotocols(field):
 
 
 def header_name(name):
-    lower = (name[5:] if name.startswith(b"HTTP_") else name).lower().replace(b"_", b"-")
+    lower = b""
+    if name.startswith(b"HTTP_"):
+        lower = name[5:].lower().replace(b"_", b"-")
+    elif name in (b"CONTENT_TYPE", b"CONTENT_LENGTH"):
+        lower = name.lower().replace(b"_", b"-")
     if len(NAMES) < MOST_NAMES:
         NAMES[name] = lower
     return lower
 
 
-def decode_path(path):
+def text(value):
+    decoded = value.decode("utf-8", "replace")
+    if len(TEXTS) < MOST_TEXTS:
+        TEXTS[value] = decoded
+    return decoded
+
+
+def unescaped(path):
     """Workers pass the path escaped; ASGI wants it decoded, as UTF-8."""
-    if b"%" not in path:
-        return path.decode("utf-8", "replace")
     return unquote_to_bytes(path).decode("utf-8", "replace")

@@ -42,6 +42,36 @@ pub(crate) fn encode(request: &Request, number: u64) -> Vec<u8> {
     bytes
 }
 
+/// The same request with other names and values in its head.
+pub(crate) fn with_head(
+    request: &[u8],
+    change: impl FnOnce(&mut Vec<(String, String)>),
+) -> Vec<u8> {
+    let length = u32::from_be_bytes(request[4..8].try_into().expect("four bytes"));
+    let (head, body) = request[24..].split_at(usize::try_from(length).expect("a small head"));
+    let head = String::from_utf8(head.to_vec()).expect("text");
+    let pieces: Vec<_> = head.split('\0').map(str::to_owned).collect();
+    let mut pairs: Vec<_> = pieces
+        .chunks(2)
+        .map(|pair| (pair[0].clone(), pair[1].clone()))
+        .collect();
+    change(&mut pairs);
+    let pieces: Vec<_> = pairs
+        .into_iter()
+        .flat_map(|(name, value)| [name, value])
+        .collect();
+    let head = pieces.join("\0");
+    let length = u32::try_from(head.len()).expect("a small head");
+    [
+        &request[..4],
+        &length.to_be_bytes(),
+        &request[8..24],
+        head.as_bytes(),
+        body,
+    ]
+    .concat()
+}
+
 fn frames(pieces: &[Vec<u8>]) -> Vec<u8> {
     let mut bytes = Vec::new();
     for piece in pieces {
