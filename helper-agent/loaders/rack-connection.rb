@@ -5,6 +5,7 @@
 #
 # What it costs: one read and one write per request and response, and few objects; a hello is about 10 µs of Ruby.
 
+require_relative 'rack-environment'
 require_relative 'rack-input'
 
 module PassengerLoader
@@ -14,6 +15,8 @@ module PassengerLoader
   # One kept-alive connection of an Apache worker: `receive` a request, `answer` it, and again. It is itself
   # the request's `rack.hijack`, which saves an object per request.
   class Connection
+    include Environment
+
     REQUEST_TAG = 0x50535201
     RESPONSE_TAG = 0x50535300
     LAST = 1
@@ -31,7 +34,6 @@ module PassengerLoader
     # Up to here, copying into one string is cheaper than handing the kernel several.
     ONE_WRITE = 65_536
     PEER_GONE = [Errno::EPIPE, Errno::ECONNRESET, Errno::ENOTCONN].freeze
-    RACK_VERSION = [1, 3].freeze
     OLD_WORK_NAME = 'X-Passenger-Request-OOB-Work'
     # What it looks like in a head; usual spellings only, which is faster than any.
     WORK_HEADER = /-(?:OOB|oob|Oob)-/
@@ -125,17 +127,10 @@ module PassengerLoader
     private
 
     def environment
-      pieces = @buffer.byteslice(HEADER_BYTES, @head_bytes).split("\0", -1)
-      # A splat lives on the machine stack, which a huge environment would overrun.
-      env = pieces.size < 4096 ? Hash[*pieces] : pieces.each_slice(2).to_h
-      env['rack.version'] = RACK_VERSION
+      env = environment_of_request
       env['rack.input'] = @input = body_input
       env['rack.errors'] = $stderr
-      env['rack.url_scheme'] = case env['HTTPS'] when nil, '', 'off', '0' then 'http' else 'https' end
-      env['rack.multithread'] = @server.threaded?
-      env['rack.multiprocess'] = true
-      env['rack.run_once'] = false
-      env['rack.hijack?'] = true
+      env['rack.multithread'] = true if @server.threaded?
       env['rack.hijack'] = self
       env['rack.early_hints'] = @early_hints if env['SERVER_PROTOCOL'] == 'HTTP/2.0'
       env['rack.response_finished'] = []

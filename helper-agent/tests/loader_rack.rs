@@ -215,3 +215,40 @@ fn rack_threads_are_announced() {
     };
     support::wait_until(|| get(&process, "/").text() == "[3, false]");
 }
+
+/// Workers say the same names first in each request, which the loader reads faster than other heads.
+#[test]
+fn heads_mean_the_same_in_any_order_and_the_last_word_counts() {
+    let Some(process) = Launch::new(Language::Ruby, &Language::Ruby.app("echo")).start_ready()
+    else {
+        return;
+    };
+    let env_of = |client: &mut Client, change: fn(&mut Vec<(String, String)>)| {
+        let bytes = client.encode(&Request::get("/a?b=c"));
+        client
+            .stream
+            .write_all(&binary::with_head(&bytes, change))
+            .expect("send");
+        client.receive("GET").expect("a response").json()["env"].take()
+    };
+    let (mut usual, mut other) = (process.connect(), process.connect());
+    let expected = env_of(&mut usual, |_| {});
+    assert_eq!(expected["REMOTE_PORT"], "4711");
+    assert_eq!(env_of(&mut usual, |_| {}), expected, "the second time");
+    assert_eq!(env_of(&mut other, |pairs| pairs.reverse()), expected);
+    let overridden = |pairs: &mut Vec<(String, String)>| {
+        let last = [
+            ("REMOTE_ADDR", "::1"),
+            ("HTTPS", "on"),
+            ("rack.run_once", "x"),
+            ("LAST", ""),
+        ];
+        pairs.extend(last.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    };
+    for client in [&mut usual, &mut other] {
+        let env = env_of(client, overridden);
+        assert_eq!(env["REMOTE_ADDR"], "::1");
+        assert_eq!((&env["HTTPS"], &env["LAST"]), (&"on".into(), &"".into()));
+        assert_eq!(env["PATH_INFO"], "/a");
+    }
+}
