@@ -8,7 +8,7 @@ use helper_agent::admin;
 use helper_agent::apps::passengerfile;
 use helper_agent::spawn::dialogue::{self, Lines, MAX_LINE_BYTES};
 use helper_agent::spawn::report::{self, Cause, Story};
-use passenger_shm::messages::{self, FromWorker, Hello};
+use passenger_shm::messages::{self, Hello, Question};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseResult, TestRunner};
 
@@ -95,10 +95,10 @@ fn fuzz_failure_reports() {
 fn fuzz_messages_of_workers() {
     let valid = prop_oneof![
         Just(
-            r#"{"Register":{"generation":1,"chain":[1,2],"document_root":"/srv","base_uri":""}}"#
+            r#"{"number":1,"question":{"Register":{"generation":1,"chain":[1,2],"document_root":"/srv","base_uri":""}}}"#
                 .to_owned()
         ),
-        Just(r#"{"WhySpawnFailed":{"group":1,"generation":2}}"#.to_owned()),
+        Just(r#"{"number":2,"question":{"WhySpawnFailed":{"group":1,"generation":2}}}"#.to_owned()),
         Just(r#"{"Worker":{}}"#.to_owned()),
     ];
     let damage = prop::collection::vec((any::<usize>(), "[\\[\\]{}\",:0-9a-z\\\\-]{0,3}"), 0..5);
@@ -110,7 +110,7 @@ fn fuzz_messages_of_workers() {
                 text.insert_str(at, &new);
             }
             for text in [text.clone(), "[".repeat(nesting) + &text, text.repeat(3)] {
-                if let Err(sentence) = messages::decode::<FromWorker>(text.as_bytes()) {
+                if let Err(sentence) = messages::decode::<Question>(text.as_bytes()) {
                     prop_assert!(sentence.starts_with("not a message"), "{sentence}");
                 }
                 let _ = messages::decode::<Hello>(text.as_bytes());

@@ -14,7 +14,7 @@ use helper_agent::sys::descriptor;
 use helper_agent::sys::spawn::{spawn, Program};
 use nix::sys::socket::{sendmsg, ControlMessage, MsgFlags};
 use passenger_shm::channel::Channel;
-use passenger_shm::messages::{FromWorker, Hello, Registration, ToWorker};
+use passenger_shm::messages::{FromWorker, Hello, Question, Registration, Reply, ToWorker};
 use watchdog_harness::{is_running, wait_for, Instance, Stage, PATIENCE};
 
 /// An instance with the real agent, which must be the same at the end.
@@ -81,6 +81,19 @@ fn answer(channel: &Channel) -> ToWorker {
     channel.recv::<ToWorker>().unwrap().unwrap().message
 }
 
+/// What the agent answers to a question.
+fn reply(channel: &Channel) -> ToWorker {
+    assert!(channel.wait_readable(PATIENCE).unwrap(), "no answer");
+    channel.recv::<Reply>().unwrap().unwrap().message.answer
+}
+
+fn question(question: FromWorker) -> Question {
+    Question {
+        number: 1,
+        question,
+    }
+}
+
 fn send_raw(channel: &Channel, bytes: &[u8], fds: &[RawFd]) {
     let rights = [ControlMessage::ScmRights(fds)];
     let control = if fds.is_empty() {
@@ -144,18 +157,18 @@ fn a_connection_that_would_block_its_reader_blocks_nobody() {
     // And one that is made blocking again after the agent has it.
     let (own, copy) = attacked.connect();
     assert!(matches!(answer(&own), ToWorker::Welcome { .. }));
-    let question = FromWorker::WhySpawnFailed {
+    let question = question(FromWorker::WhySpawnFailed {
         group: 7,
         generation: 7,
-    };
+    });
     own.send(&question, &[]).unwrap();
-    assert!(matches!(answer(&own), ToWorker::SpawnFailure(_)));
+    assert!(matches!(reply(&own), ToWorker::SpawnFailure(_)));
     descriptor::set_nonblocking(copy.as_fd(), false).unwrap();
     // The agent wakes, but the thief may have read it first: it must not wait for another.
     for _ in 0..50 {
         own.send(&question, &[]).unwrap();
         let thief = Channel::foreign(copy.as_fd().try_clone_to_owned().unwrap()).unwrap();
-        let _ = thief.wait_readable(Duration::ZERO).unwrap() && thief.recv::<FromWorker>().is_ok();
+        let _ = thief.wait_readable(Duration::ZERO).unwrap() && thief.recv::<Reply>().is_ok();
     }
     attacked.end();
     drop(ours);
@@ -167,12 +180,12 @@ fn registrations_of_all_kinds_are_refused_one_by_one() {
     let (own, _) = attacked.connect();
     assert!(matches!(answer(&own), ToWorker::Welcome { .. }));
     let registration = |generation, chain: Vec<u32>, document_root: String| {
-        FromWorker::Register(Registration {
+        question(FromWorker::Register(Registration {
             generation,
             chain,
             document_root,
             base_uri: String::new(),
-        })
+        }))
     };
     let mut hostile = vec![
         registration(1, vec![u32::MAX; 5_000], "/srv".into()),
@@ -187,7 +200,7 @@ fn registrations_of_all_kinds_are_refused_one_by_one() {
     hostile.extend((0..150).map(|n| registration(1, vec![], format!("/srv/{n}/public"))));
     for message in &hostile {
         own.send(message, &[]).unwrap();
-        let told = answer(&own);
+        let told = reply(&own);
         assert!(matches!(told, ToWorker::RegisterRefused { .. }), "{told:?}");
     }
     assert!(!attacked.instance.stage.log().contains("\n[fake] log line"));
@@ -199,7 +212,7 @@ fn registrations_of_all_kinds_are_refused_one_by_one() {
     another
         .send(&registration(1, vec![], "/srv".into()), &[])
         .unwrap();
-    assert!(matches!(answer(&another), ToWorker::RegisterRefused { .. }));
+    assert!(matches!(reply(&another), ToWorker::RegisterRefused { .. }));
     // What is no message ends the conversation, and only that.
     send_raw(&another, br#"{"Register":{"generation":-1}}"#, &[]);
     wait_for("the agent to give up on it", || {
@@ -222,12 +235,12 @@ fn a_process_that_says_hello_for_ever_has_one_identity() {
     // The agent answers on the newest connection.
     let (own, _) = attacked.connect();
     assert_eq!(answer(&own), identity);
-    let question = FromWorker::WhySpawnFailed {
+    let question = question(FromWorker::WhySpawnFailed {
         group: 0,
         generation: 0,
-    };
+    });
     own.send(&question, &[]).unwrap();
-    assert!(matches!(answer(&own), ToWorker::SpawnFailure(_)));
+    assert!(matches!(reply(&own), ToWorker::SpawnFailure(_)));
     attacked.end();
 }
 

@@ -6,6 +6,7 @@
 //! cost nothing, and so that nothing is made before the fork.
 
 use std::fmt;
+use std::io::ErrorKind;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,7 +14,9 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
 use passenger_shm::channel::Channel;
-use passenger_shm::messages::{FromWorker, Hello, Registration, SpawnFailure, ToWorker};
+use passenger_shm::messages::{
+    FromWorker, Hello, Question, Registration, Reply, SpawnFailure, ToWorker,
+};
 use passenger_shm::{Client, ClientId, GroupKey, GroupRef, ModuleView};
 
 use crate::ffi::published::Published;
@@ -49,10 +52,28 @@ pub(crate) struct Worker {
     /// The instance's directory.
     #[allow(dead_code)] // for the admin pages to come
     pub(crate) instance_dir: PathBuf,
+    id: ClientId,
     /// One call at a time.
-    channel: Mutex<Channel>,
-    /// Set when a call failed in a way that leaves the connection useless.
+    link: Mutex<Link>,
+    /// Set when the watchdog knows this process by another identity now.
     is_lost: AtomicBool,
+}
+
+/// The connection to the agent.
+struct Link {
+    channel: Channel,
+    /// Number of the last question.
+    asked: u64,
+    /// Since when it is of no use: broken, or nobody answers. The next question says hello first.
+    broken: Option<Instant>,
+}
+
+/// Why there is no answer; a sentence.
+enum NoAnswer {
+    /// Nobody has answered in time.
+    Late(String),
+    /// The connection cannot be used any more; nobody has read the question, or nobody can answer it.
+    Broken(String),
 }
 
 /// Why there is no worker.
@@ -169,7 +190,7 @@ pub(crate) fn get() -> Result<&'static Worker, WorkerError> {
 }
 
 fn current() -> Option<&'static Worker> {
-    // PAIR(lost): sees what `Worker::call` stored; a late look costs one failed call.
+    // PAIR(lost): sees what `Worker::reconnect` stored; a late look costs one failed call.
     (*CURRENT.read()).filter(|worker| !worker.is_lost.load(Ordering::Acquire))
 }
 
@@ -190,11 +211,16 @@ fn join(inheritance: &Inheritance) -> Result<Worker, String> {
     log::debug!("worker attached to {}", inheritance.instance_dir.display());
     Ok(Worker {
         client: view.client(id),
+        id,
         view,
         connections: ConnectionCache::new(inheritance.instance_dir.join("apps"), PROCESS_SLOTS),
         software: server::banner(),
         instance_dir: inheritance.instance_dir.clone(),
-        channel: Mutex::new(channel),
+        link: Mutex::new(Link {
+            channel,
+            asked: 0,
+            broken: None,
+        }),
         is_lost: AtomicBool::new(false),
     })
 }
@@ -225,24 +251,48 @@ fn introduce(hello: &Channel) -> Result<(Channel, ClientId), String> {
 }
 
 /// Asks, and asks again after a while: an agent that was killed may have read the question, and its successor
-/// does not know of it. Returns how often it was asked.
-fn ask(channel: &Channel, question: &FromWorker) -> (u32, Result<ToWorker, String>) {
+/// does not know of it. Answers to questions before are skipped.
+fn ask(channel: &Channel, number: u64, question: &FromWorker) -> Result<ToWorker, NoAnswer> {
+    let question = Question {
+        number,
+        question: question.clone(),
+    };
     let deadline = Instant::now() + CALL_TIMEOUT;
-    let mut asked = 0;
+    let (mut asked, mut ask_at) = (0, Instant::now());
     loop {
-        if let Err(why) = channel.send(question, &[]) {
-            return (asked, Err(format!("cannot ask the agent: {why}")));
+        let now = Instant::now();
+        if now >= deadline {
+            let seconds = CALL_TIMEOUT.as_secs();
+            return Err(NoAnswer::Late(format!(
+                "no answer after {seconds} seconds, asked {asked} times"
+            )));
         }
-        asked += 1;
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left > ASK_AGAIN && matches!(channel.wait_readable(ASK_AGAIN), Ok(false)) {
-            continue;
+        if now >= ask_at {
+            match channel.send(&question, &[]) {
+                Ok(()) => asked += 1,
+                // It has not even read what it was asked before.
+                Err(why) if why.kind() == ErrorKind::WouldBlock => {}
+                Err(why) => return Err(NoAnswer::Broken(format!("cannot ask the agent: {why}"))),
+            }
+            ask_at = now + ASK_AGAIN;
         }
-        let answer = receive(channel, left);
-        return (
-            asked,
-            answer.map_err(|why| format!("{why}, asked {asked} times")),
-        );
+        match channel.wait_readable(ask_at.min(deadline).saturating_duration_since(now)) {
+            Ok(false) => continue,
+            Ok(true) => {}
+            Err(why) => {
+                return Err(NoAnswer::Broken(format!(
+                    "cannot wait for the answer: {why}"
+                )))
+            }
+        }
+        match channel.recv::<Reply>() {
+            Ok(Some(received)) if received.message.number == number => {
+                return Ok(received.message.answer)
+            }
+            Ok(Some(_late)) => {}
+            Ok(None) => return Err(NoAnswer::Broken("the connection has ended".to_owned())),
+            Err(why) => return Err(NoAnswer::Broken(format!("cannot read the answer: {why}"))),
+        }
     }
 }
 
@@ -279,7 +329,7 @@ impl Worker {
         match self.call(&FromWorker::Register(registration.clone()))? {
             ToWorker::Registered { group, generation } => Ok(GroupRef::new(group, generation)),
             ToWorker::RegisterRefused { message } => Err(message),
-            other => Err(self.out_of_step(&other)),
+            other => Err(out_of_step(&other)),
         }
     }
 
@@ -296,7 +346,7 @@ impl Worker {
                 None
             }
             Ok(other) => {
-                log::error!("{}: {}", codes::ATTACH, self.out_of_step(&other));
+                log::error!("{}: {}", codes::ATTACH, out_of_step(&other));
                 None
             }
             Err(why) => {
@@ -309,47 +359,52 @@ impl Worker {
         }
     }
 
-    /// Asks the agent something. After an error the connection is given up: a late answer would be
-    /// taken for the next question's.
+    /// Asks the agent something.
     fn call(&self, question: &FromWorker) -> Result<ToWorker, String> {
-        if let Some(answer) = self.call_here(question) {
-            return answer;
-        }
-        // Given up while this thread waited for its turn: others have a new connection by now, or get one here.
+        let mut link = self.link.lock();
         for _ in 0..CONNECTIONS {
-            let fresh = get().map_err(|why| why.to_string())?;
-            if let Some(answer) = fresh.call_here(question) {
-                return answer;
+            if link.broken.is_some() {
+                self.reconnect(&mut link)?;
+            }
+            link.asked += 1;
+            match ask(&link.channel, link.asked, question) {
+                Ok(answer) => return Ok(answer),
+                // The agent may not even know of this connection: another one for the next question.
+                Err(NoAnswer::Late(why)) => {
+                    link.broken = Some(Instant::now());
+                    return Err(format!("the agent does not answer: {why}"));
+                }
+                Err(NoAnswer::Broken(why)) => {
+                    log::debug!("the connection to the agent broke: {why}");
+                    link.broken = Some(Instant::now());
+                }
             }
         }
         Err("the connection to the agent breaks again and again".to_owned())
     }
 
-    /// As [`Worker::call`]; `None` if this connection was given up before the question was asked.
-    fn call_here(&self, question: &FromWorker) -> Option<Result<ToWorker, String>> {
-        let channel = self.channel.lock();
-        // PAIR(lost): stored under the same lock.
-        if self.is_lost.load(Ordering::Acquire) {
-            return None;
-        }
-        let (asked, answer) = ask(&channel, question);
-        if asked > 1 {
-            // The other answers may still come, and would be taken for the next question's.
-            // PAIR(lost): as below.
-            self.is_lost.store(true, Ordering::Release);
-        }
-        Some(answer.map_err(|why| {
+    /// Says hello again. The segments stay the same, and so does the identity: seats that are taken stay taken.
+    fn reconnect(&self, link: &mut Link) -> Result<(), String> {
+        let inheritance = INHERITANCE
+            .get()
+            .ok_or_else(|| WorkerError::NoInstance.to_string())?;
+        let (channel, id) = introduce(&inheritance.hello)?;
+        if id != self.id {
             // PAIR(lost): `current` reads it without the lock.
             self.is_lost.store(true, Ordering::Release);
-            format!("the agent does not answer: {why}")
-        }))
+            return Err(
+                "this worker's identity has changed; the next request has the new one".into(),
+            );
+        }
+        link.channel = channel;
+        link.broken = None;
+        Ok(())
     }
+}
 
-    fn out_of_step(&self, answer: &ToWorker) -> String {
-        // PAIR(lost): as in `call`.
-        self.is_lost.store(true, Ordering::Release);
-        format!("[BUG] the agent answered another question: {answer:?}")
-    }
+/// What can only be a mistake of ours.
+fn out_of_step(answer: &ToWorker) -> String {
+    format!("[BUG] the agent answered another question: {answer:?}")
 }
 
 #[cfg(test)]
@@ -364,6 +419,19 @@ mod tests {
             let own = Channel::from(hello.fds.into_iter().next().expect("a descriptor"));
             own.send(&answer, &[]).expect("answer");
         })
+    }
+
+    fn why() -> FromWorker {
+        FromWorker::WhySpawnFailed {
+            group: 3,
+            generation: 1,
+        }
+    }
+
+    fn reply(number: u64, group: u32) -> Reply {
+        let generation = 1;
+        let answer = ToWorker::Registered { group, generation };
+        Reply { number, answer }
     }
 
     #[test]
@@ -386,23 +454,27 @@ mod tests {
         let (ours, theirs) = Channel::pair().expect("pair");
         let agents = thread::spawn(move || {
             // The first one reads it and dies.
-            theirs.recv::<FromWorker>().expect("recv").expect("asked");
-            theirs.recv::<FromWorker>().expect("recv").expect("again");
-            let answer = ToWorker::Registered {
-                group: 3,
-                generation: 1,
-            };
-            theirs.send(&answer, &[]).expect("answer");
+            let first = theirs.recv::<Question>().expect("recv").expect("asked");
+            let again = theirs.recv::<Question>().expect("recv").expect("again");
+            assert_eq!(first.message, again.message);
+            theirs.send(&reply(9, 3), &[]).expect("answer");
             theirs
         });
-        let question = FromWorker::WhySpawnFailed {
-            group: 3,
-            generation: 1,
-        };
-        let (asked, answer) = ask(&ours, &question);
-        assert_eq!(asked, 2);
+        let answer = ask(&ours, 9, &why());
         assert!(matches!(answer, Ok(ToWorker::Registered { group: 3, .. })));
         agents.join().expect("the agents");
+    }
+
+    #[test]
+    fn an_answer_that_comes_late_is_not_taken_for_the_next_questions() {
+        let (ours, theirs) = Channel::pair().expect("pair");
+        theirs.send(&reply(4, 1), &[]).expect("a late answer");
+        theirs.send(&reply(4, 1), &[]).expect("and again");
+        theirs.send(&reply(5, 2), &[]).expect("the answer");
+        let answer = ask(&ours, 5, &why());
+        assert!(matches!(answer, Ok(ToWorker::Registered { group: 2, .. })));
+        drop(theirs);
+        assert!(matches!(ask(&ours, 6, &why()), Err(NoAnswer::Broken(_))));
     }
 
     #[test]

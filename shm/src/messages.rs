@@ -74,7 +74,25 @@ pub enum Hello {
     Worker {},
 }
 
-/// From a worker to the agent, on the worker's own connection.
+/// A question of a worker to the agent. An answer that came too late is recognised by its number.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Question {
+    /// Grows with each question of a worker; one that is asked again keeps its number.
+    pub number: u64,
+    /// What it asks.
+    pub question: FromWorker,
+}
+
+/// An answer of the agent to a worker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reply {
+    /// Number of the question.
+    pub number: u64,
+    /// What it answers.
+    pub answer: ToWorker,
+}
+
+/// From a worker to the agent, on the worker's own connection, in a [`Question`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FromWorker {
     /// "Which group serves this configuration?"
@@ -88,7 +106,7 @@ pub enum FromWorker {
     },
 }
 
-/// To a worker: the first message comes from the watchdog, all others from the agent.
+/// To a worker: the first message comes from the watchdog, all others, each in a [`Reply`], from the agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToWorker {
     /// The worker's identity in `traffic`.

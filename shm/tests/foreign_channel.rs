@@ -9,7 +9,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use passenger_shm::channel::{discard, Channel};
+use passenger_shm::channel::{discard, Channel, MAX_FDS};
 use passenger_shm::messages::{FromWorker, ToWorker};
 
 /// Runs it on a thread of its own; a receiver that waits fails the test instead of hanging it.
@@ -87,7 +87,7 @@ fn a_descriptor_whose_close_lasts_is_not_waited_for() {
     let (one, other) = Channel::pair().unwrap();
     let mut peers = Vec::new();
     // Beside a message, beside no message, more than allowed, and as the channel itself.
-    for count in [1, 2, 17] {
+    for count in [1, 2, MAX_FDS + 1] {
         let (sockets, theirs): (Vec<_>, Vec<_>) = (0..count).map(|_| lingering()).unzip();
         peers.extend(theirs);
         let fds: Vec<_> = sockets.iter().map(AsRawFd::as_raw_fd).collect();

@@ -52,9 +52,9 @@ fn a_full_disk_under_the_log_stops_nobody_and_what_was_lost_is_told() {
     until("another agent", PATIENCE, || {
         server.instance().agent() != agent
     });
-    // The file's last page still takes some.
+    // The file's last page still takes some, and until the agent reads it the pipe takes 64 KiB.
     let line = format!("/say?{}", "lost".repeat(100));
-    for _ in 0..50 {
+    for _ in 0..200 {
         assert_eq!(server.get("python", &line).status, 200);
     }
     disk.free();
@@ -157,6 +157,30 @@ fn an_agent_without_descriptors_stops_starts_and_nothing_else() {
     assert_eq!(server.get("python", "/").status, 200);
     drop(limit);
     assert_eq!(server.app_pids("python"), apps);
+}
+
+#[test]
+fn an_agent_without_descriptors_hears_of_new_workers_once_it_has_some() {
+    let server = Setup::of(one_process(Language::Python)).start();
+    assert_eq!(server.get("python", "/").status, 200);
+    let agent = server.instance().agent();
+    let limit = limit_open_files(agent, 10);
+    // New workers, of whose connections the agent cannot be told now.
+    server.graceful();
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| server.get("python", "/").status);
+        let lost = "a message of the watchdog is lost";
+        until("the agent to miss two messages", PATIENCE, || {
+            server.log().count(lost) >= 2
+        });
+        drop(limit);
+        assert_eq!(waiting.join().expect("a request"), 200);
+    });
+    assert_eq!(
+        server.instance().agent(),
+        agent,
+        "the agent had to be replaced"
+    );
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The loop: one happening after the other, a look at the tables when somebody rings or a second has gone
 //! by, and what the pool commands. The heartbeat comes from here, so a loop that hangs is noticed.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
@@ -29,7 +29,7 @@ use crate::config::Configuration;
 use crate::helpers::Helpers;
 use crate::instance;
 use crate::log as sink;
-use crate::pool::{Command, Event, Millis, Pool, PoolLimits};
+use crate::pool::{Command, Event, Millis, Pool, PoolLimits, ProcessId};
 use crate::spawn::launch::Limits;
 use crate::status::board::Board;
 use crate::store::{StartDescriptors, ToAgent};
@@ -48,6 +48,8 @@ pub(super) struct Agent {
     pub(super) groups: Groups,
     pub(super) processes: Processes,
     pub(super) preloaders: Preloaders,
+    /// Commands whose ports are being looked at.
+    pub(super) suspects: BTreeSet<ProcessId>,
     pub(super) workers: BTreeMap<(u16, u16), Worker>,
     pub(super) waiting: Waiting,
     pub(super) configuration: Arc<Configuration>,
@@ -106,6 +108,7 @@ impl Agent {
             groups: Groups::default(),
             processes: Processes::default(),
             preloaders: Preloaders::default(),
+            suspects: BTreeSet::new(),
             workers: BTreeMap::new(),
             waiting: Waiting::default(),
             configuration,
@@ -233,6 +236,7 @@ impl Agent {
     fn on_happening(&mut self, happening: Happening) {
         match happening {
             Happening::Store(message, fds) => self.on_store(&message, fds),
+            Happening::StoreMissed => self.store.missed(),
             Happening::StoreClosed => self.become_watchdog(),
             Happening::Administered {
                 viewer,
@@ -271,6 +275,10 @@ impl Agent {
             }
             Happening::Said { process, said } => self.on_said(process, said),
             Happening::Answered { process } => self.on_answered(process),
+            Happening::LookedAtPort {
+                process,
+                is_deserted,
+            } => self.on_looked_at_port(process, is_deserted),
             Happening::Exited { process } => self.on_exited(process),
             Happening::ControlClosed { process } => self.on_control_closed(process),
             Happening::OutputClosed { process } => self.on_output_closed(process),

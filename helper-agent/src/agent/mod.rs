@@ -19,7 +19,7 @@
 //! | `processes`, `tasks` | app processes that exist, and what watches them |
 //! | `spawning`, `failing`, `ending` | the beginning and the end of a process |
 //! | `preloaders`, `preloading`, `forking` | processes that load an app once and fork the others |
-//! | `answering` | when a command is ready |
+//! | `answering`, `deserted` | when a command is ready; whether it still is |
 //! | `adopt`, `sockets` | taking over what an earlier agent left |
 //! | `foresight` | apps that run before anybody asks |
 //! | `replaced` | what becomes of apps when another build has taken over |
@@ -37,6 +37,7 @@ mod answering;
 mod app_logs;
 mod board;
 mod core;
+mod deserted;
 mod ending;
 mod failing;
 mod foresight;

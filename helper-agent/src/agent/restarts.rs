@@ -60,7 +60,8 @@ impl Agent {
                 }
                 Hint::Overdue(reference) => self.retiring.overdue.push(reference),
                 // The tables say the same.
-                Hint::CapacityWanted(_) | Hint::ProcessSuspect(_) => {}
+                Hint::CapacityWanted(_) => {}
+                Hint::ProcessSuspect(reference) => self.on_suspect(reference),
                 // Only of a process that takes requests without limit they do not.
                 Hint::Orphaned(reference) => self.abandoned(reference),
             }

@@ -140,6 +140,10 @@ impl StoreLink {
         self.send_or_log(&ToWatchdog::Forget { slot, generation });
     }
 
+    pub(super) fn missed(&self) {
+        self.send_or_log(&ToWatchdog::Missed);
+    }
+
     pub(super) fn stopped(&self) {
         self.send_or_log(&ToWatchdog::Stopped);
     }

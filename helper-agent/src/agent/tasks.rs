@@ -6,10 +6,10 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use passenger_shm::channel::{discard, Channel};
-use passenger_shm::messages::{FromWorker, Registration, ToWorker};
+use passenger_shm::messages::{FromWorker, Question, Registration, Reply, ToWorker};
 use passenger_shm::ClientId;
 use tokio::sync::{mpsc, oneshot};
 
@@ -35,6 +35,8 @@ use crate::sys::readiness::watch;
 pub(super) enum Happening {
     /// The watchdog said something.
     Store(ToAgent, Vec<OwnedFd>),
+    /// Something that the watchdog said could not be understood a moment ago.
+    StoreMissed,
     /// The watchdog is gone.
     StoreClosed,
     /// A tool asks.
@@ -80,6 +82,11 @@ pub(super) enum Happening {
     },
     /// A command answered at its port.
     Answered { process: ProcessId },
+    /// A helper thread looked whether a command's user still listens at its port.
+    LookedAtPort {
+        process: ProcessId,
+        is_deserted: bool,
+    },
     /// A process has ended.
     Exited { process: ProcessId },
     /// A process's control socket is read to its end.
@@ -122,9 +129,13 @@ pub(super) fn after(
     task.abort_handle()
 }
 
+/// After a message was lost it is asked for again after this long: for want of descriptors it would be lost at once.
+const MISSED_PAUSE: Duration = Duration::from_secs(1);
+
 /// Reads the store channel to its end.
 pub(super) async fn store(channel: Arc<Channel>, out: Happenings) -> io::Result<()> {
     let fd = watch(channel)?;
+    let mut has_missed = None;
     loop {
         let mut guard = fd.readable().await?;
         match guard.try_io(|fd| fd.get_ref().get().recv::<ToAgent>()) {
@@ -135,8 +146,12 @@ pub(super) async fn store(channel: Arc<Channel>, out: Happenings) -> io::Result<
                     .await;
             }
             Ok(Err(e)) if e.kind() == io::ErrorKind::InvalidData => {
-                // No descriptors left for those that came with it, most likely.
-                log::error!("a message of the watchdog is lost: {e}");
+                // No descriptors left for those that came with it, most likely. Later there may be some.
+                log::error!("a message of the watchdog is lost, and asked for again: {e}");
+                if has_missed.is_none_or(|at: Instant| at.elapsed() >= MISSED_PAUSE) {
+                    has_missed = Some(Instant::now());
+                    after(MISSED_PAUSE, out.clone(), Happening::StoreMissed);
+                }
             }
             Ok(Ok(None) | Err(_)) => {
                 let _ = out.send(Happening::StoreClosed).await;
@@ -163,7 +178,9 @@ pub(super) async fn worker(
     let mut asked = 0;
     loop {
         let mut guard = fd.readable().await?;
-        let message = match guard.try_io(|fd| fd.get_ref().get().recv::<FromWorker>()) {
+        let Question { number, question } = match guard
+            .try_io(|fd| fd.get_ref().get().recv::<Question>())
+        {
             Err(_would_block) => continue,
             Ok(Ok(Some(received))) if received.fds.is_empty() => received.message,
             Ok(Ok(Some(received))) => {
@@ -187,12 +204,12 @@ pub(super) async fn worker(
         let _ = out
             .send(Happening::Asked {
                 client,
-                message,
+                message: question,
                 reply,
             })
             .await;
         let Ok(answer) = answer.await else { continue };
-        if let Err(e) = channel.send(&answer, &[]) {
+        if let Err(e) = channel.send(&Reply { number, answer }, &[]) {
             log::warn!("httpd worker {pid} does not read its answers: {e}");
             return Ok(());
         }

@@ -117,6 +117,8 @@ pub enum ToWatchdog {
         /// Why, for the administrator.
         message: String,
     },
+    /// A message could not be taken, for want of descriptors: workers and a configuration that waits are told again.
+    Missed,
     /// All apps have ended; the agent exits with status 0 next.
     Stopped,
 }

@@ -225,6 +225,7 @@ impl Watchdog {
                     self.on_reserve_garbage();
                 }
             }
+            ToWatchdog::Missed => self.tell_again(),
             ToWatchdog::Stopped => {
                 if let Some(agent) = &mut self.agent {
                     agent.said_stopped = true;

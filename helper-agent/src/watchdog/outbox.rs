@@ -63,6 +63,18 @@ impl Watchdog {
         }
     }
 
+    /// Tells the agent once more what it may have missed. To know a worker twice does no harm.
+    pub(super) fn tell_again(&mut self) {
+        let pending = self.table.pending.iter();
+        let mut items: Vec<Item> = pending
+            .map(|config| Item::Pending(config.generation))
+            .collect();
+        items.extend(self.table.workers.clients().map(Item::Worker));
+        for item in items {
+            self.tell_agent(item);
+        }
+    }
+
     /// Says that this loop runs, unless the agent has not even read what was said before.
     pub(super) fn beat(&mut self) {
         if let Some(agent) = self.agent.as_mut().filter(|agent| agent.outbox.is_empty()) {

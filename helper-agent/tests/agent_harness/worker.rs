@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use helper_agent::instance;
 use passenger_shm::channel::Channel;
-use passenger_shm::messages::{FromWorker, Registration, SpawnFailure, ToWorker};
+use passenger_shm::messages::{FromWorker, Question, Registration, Reply, SpawnFailure, ToWorker};
 use passenger_shm::{Client, ClientId, GroupRef, ModuleView, ProcessRef, Seat};
 
 use super::PATIENCE;
@@ -25,16 +25,20 @@ pub(crate) struct Worker {
 
 impl Worker {
     pub(crate) fn ask(&self, message: &FromWorker) -> ToWorker {
-        self.channel.send(message, &[]).unwrap();
+        let question = message.clone();
+        let asked = Question {
+            number: 7,
+            question,
+        };
+        self.channel.send(&asked, &[]).unwrap();
         assert!(
             self.channel.wait_readable(PATIENCE).unwrap(),
             "no answer to {message:?}"
         );
-        self.channel
-            .recv::<ToWorker>()
-            .unwrap()
-            .expect("an answer")
-            .message
+        let reply = self.channel.recv::<Reply>().unwrap();
+        let Reply { number, answer } = reply.expect("an answer").message;
+        assert_eq!(number, 7);
+        answer
     }
 
     pub(crate) fn register(&self, registration: &Registration) -> GroupRef {

@@ -55,7 +55,7 @@ pub(super) fn send(
     if !fds.is_empty() {
         let payload = u32::try_from(size_of_val(fds)).map_err(|e| invalid_input(e.to_string()))?;
         header.msg_control = control.as_mut_ptr().cast();
-        // SAFETY: CMSG_SPACE only computes; the result (at most 80) fits `control`.
+        // SAFETY: CMSG_SPACE only computes; the result (at most 144) fits `control`.
         header.msg_controllen = unsafe { libc::CMSG_SPACE(payload) } as usize;
         // SAFETY: msg_control points to `control`, aligned for cmsghdr (u64) and large enough for
         // one header, so the macro returns a pointer into it.

@@ -20,7 +20,7 @@ use serde::{de::DeserializeOwned, Serialize};
 use crate::messages::{self, MAX_MESSAGE_BYTES};
 
 /// Most descriptors one message may carry.
-pub const MAX_FDS: usize = 16;
+pub const MAX_FDS: usize = 32;
 
 /// Not in `libc` for every target yet: `SO_PASSPIDFD` of Linux 6.5.
 const SO_PASSPIDFD: libc::c_int = 76;
