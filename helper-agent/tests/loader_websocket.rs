@@ -132,6 +132,27 @@ fn the_handshake_is_what_both_specifications_say() {
     assert_eq!(close_status(&mut client), 1000);
 }
 
+/// `permessage-deflate`: what browsers always offer is passed over, so messages travel as they are, and one that was
+/// compressed all the same breaks the rules.
+#[test]
+fn compression_is_not_negotiated() {
+    let Some(process) = process() else { return };
+    let offer = "permessage-deflate; client_max_window_bits";
+    let mut client = process.connect();
+    client.send(&request("/echo").header("Sec-WebSocket-Extensions", offer));
+    let head = binary::receive_head(&mut client.stream).expect("a head");
+    assert!(head.text.starts_with("101\0"), "{}", head.text);
+    let head = head.text.to_ascii_lowercase();
+    assert!(!head.contains("extensions"), "{head}");
+    let repeated = vec![b'a'; 10_000];
+    send(&mut client, FIN | TEXT, &repeated);
+    assert_eq!(receive(&mut client), (TEXT, repeated));
+    // "Hello" as RFC 7692 compresses it, section 7.2.3.1.
+    let compressed = [0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00];
+    send(&mut client, FIN | 0x40 | TEXT, &compressed);
+    assert_eq!(close_status(&mut client), 1002);
+}
+
 #[test]
 fn messages_of_every_size_come_back() {
     let Some(process) = process() else { return };

@@ -113,3 +113,47 @@ fn wsgi_threads_are_real_where_the_application_has_replaced_them() {
     process.tell("stop");
     assert_eq!(process.wait().code(), Some(0));
 }
+
+/// The real one, where it is installed (python3-gevent).
+#[test]
+fn wsgi_applications_may_patch_everything_with_gevent() {
+    let python = Language::Python.interpreter();
+    let has_gevent = |python: std::path::PathBuf| {
+        let mut command = std::process::Command::new(python);
+        let output = command.args(["-c", "import gevent.monkey"]).output();
+        output.is_ok_and(|output| output.status.success())
+    };
+    if !python.is_some_and(has_gevent) {
+        eprintln!("skipped: gevent is not installed (tests/run/deps --frameworks)");
+        return;
+    }
+    let text = "from gevent import monkey; monkey.patch_all()\n\
+                import subprocess, threading, time\n\n\
+                def application(environ, start_response):\n    \
+                time.sleep(0.01)\n    \
+                said = []\n    \
+                beside = threading.Thread(target=lambda: said.append(b'beside '))\n    \
+                beside.start()\n    \
+                beside.join()\n    \
+                main = threading.current_thread() is threading.main_thread()\n    \
+                said.append(subprocess.check_output(['echo', 'below']) if main else b'in a thread')\n    \
+                start_response('200 OK', [])\n    \
+                return said\n";
+    let app = Scratch::app(&[("passenger_wsgi.py", text)]);
+    // gevent starts programs from the main thread only.
+    for (threads, expected) in [("1", "beside below\n"), ("3", "beside in a thread")] {
+        let launch = Launch::new(Language::Python, app.path());
+        let launch = launch.variable("PASSENGER_THREADS", threads);
+        let mut process = launch.start_ready().expect("Python is there");
+        let mut clients: Vec<_> = (0..3).map(|_| process.connect()).collect();
+        for client in &mut clients {
+            client.send(&Request::get("/"));
+        }
+        for client in &mut clients {
+            let response = client.receive("GET").expect("a response");
+            assert_eq!(response.text(), expected, "{}", process.log());
+        }
+        process.tell("stop");
+        assert_eq!(process.wait().code(), Some(0), "{}", process.log());
+    }
+}

@@ -16,7 +16,7 @@
 //! * `failures`: apps that do not start, and apps that fail at a request.
 //! * `error_pages`: what a browser sees of an app that does not start.
 //! * `languages`: checkers, server-sent events, ASGI, threads, early hints; `frameworks`: popular ones;
-//!   `published`: their own examples and test suites.
+//!   `published`: their own examples and test suites; `projects`: whole projects with a database.
 //! * `passengerfile`: start commands in a file.
 //! * `commands`: programs that serve HTTP themselves; `meteor`: Meteor, by a stand-in for its command.
 //! * `python_sockets`: WebSockets of ASGI and WSGI; `browser`: what Chromium makes of those of all languages.
@@ -88,6 +88,7 @@ mod pool;
 mod preloading;
 mod pretended;
 mod prestart;
+mod projects;
 mod published;
 mod python_sockets;
 mod queue;
