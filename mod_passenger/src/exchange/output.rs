@@ -11,6 +11,7 @@ use crate::ffi::request::Request;
 use crate::spill::{Rest, Spill};
 use std::io;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 /// Most bytes handed to httpd at once; below its flush threshold of 64 KiB, over which it would block.
 const PIECE_BYTES: usize = 48 * 1024;
@@ -20,6 +21,10 @@ const MEMORY_BYTES: usize = PIECE_BYTES / 2;
 const GATHERED_BYTES: usize = 256 * 1024;
 /// How long an app must be silent to count as pausing where passing on may block.
 const PAUSE_MS: u16 = 20;
+/// The same where each flush costs: mod_deflate ends a block, mod_ratelimit begins a second.
+const FILTERED_PAUSE_MS: u16 = 5;
+/// How long a client waits at most for what an app wrote that writes on and on.
+const LONGEST_WAIT: Duration = Duration::from_millis(250);
 
 /// Why output ended early.
 #[derive(Debug)]
@@ -50,12 +55,14 @@ pub(super) struct Output<'d> {
     spill: Spill<'d>,
     directory: &'d Path,
     has_socket: bool,
+    is_filtered: bool,
     /// Most bytes held back before the app must wait, or httpd be given them.
     bound: u64,
     discards: bool,
     /// Nothing is passed on before the app is done: a filter (mod_include) will make requests of its own.
     holds_all: bool,
-    is_unflushed: bool,
+    /// Since when there is something that the client has not been offered yet.
+    unflushed_since: Option<Instant>,
     has_passed: bool,
 }
 
@@ -64,6 +71,7 @@ impl<'d> Output<'d> {
     pub(super) fn new(
         directory: &'d Path,
         has_socket: bool,
+        is_filtered: bool,
         discards: bool,
         holds_all: bool,
         bound: u64,
@@ -72,10 +80,11 @@ impl<'d> Output<'d> {
             spill: new_spill(directory, has_socket),
             directory,
             has_socket,
+            is_filtered,
             bound,
             discards,
             holds_all,
-            is_unflushed: false,
+            unflushed_since: None,
             has_passed: false,
         }
     }
@@ -87,7 +96,19 @@ impl<'d> Output<'d> {
 
     /// Whether there is something that the client has not been offered yet.
     pub(super) fn is_unflushed(&self) -> bool {
-        self.is_unflushed
+        self.unflushed_since.is_some()
+    }
+
+    /// Whether the client has waited long enough for an app that never pauses.
+    pub(super) fn is_overdue(&self) -> bool {
+        self.pause() > 0
+            && self
+                .unflushed_since
+                .is_some_and(|since| since.elapsed() >= LONGEST_WAIT)
+    }
+
+    fn note_unflushed(&mut self) {
+        self.unflushed_since.get_or_insert_with(Instant::now);
     }
 
     /// Most bytes held back before the app must wait.
@@ -108,10 +129,10 @@ impl<'d> Output<'d> {
 
     /// How long the app must be silent before [`Output::flush`] is due, in milliseconds.
     pub(super) fn pause(&self) -> u16 {
-        if self.has_socket {
-            0
-        } else {
-            PAUSE_MS
+        match (self.has_socket, self.is_filtered) {
+            (true, false) => 0,
+            (true, true) => FILTERED_PAUSE_MS,
+            (false, _) => PAUSE_MS,
         }
     }
 
@@ -126,7 +147,9 @@ impl<'d> Output<'d> {
             return Ok(());
         }
         if self.gathers() {
-            self.is_unflushed = !self.holds_all;
+            if !self.holds_all {
+                self.note_unflushed();
+            }
             self.keep(bytes);
             return Ok(());
         }
@@ -172,13 +195,16 @@ impl<'d> Output<'d> {
 
     /// Goes on with what was gathered meanwhile.
     pub(super) fn go_on_with(&mut self, next: Spill<'d>) {
-        self.is_unflushed = !next.is_empty() && !self.holds_all;
+        self.unflushed_since = None;
+        if !next.is_empty() && !self.holds_all {
+            self.note_unflushed();
+        }
         self.spill = next;
     }
 
     fn pass(&mut self, r: &mut Request<'_>, bytes: &[u8]) -> Result<(), OutputError> {
         self.has_passed = true;
-        self.is_unflushed = true;
+        self.note_unflushed();
         Ok(brigade::write(
             r,
             brigade::Output {
@@ -215,7 +241,7 @@ impl<'d> Output<'d> {
         self.pump(r)?;
         if !self.awaits_client(r) {
             self.has_passed = true;
-            self.is_unflushed = false;
+            self.unflushed_since = None;
             brigade::write(
                 r,
                 brigade::Output {

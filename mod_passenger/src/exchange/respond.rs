@@ -52,6 +52,7 @@ impl Attempt<'_, '_> {
         let mut output = Output::new(
             outbound.buffer_directory,
             has_socket,
+            r.has_content_filter(),
             discards,
             r.has_output_filter(b"includes")
                 || is_buffered(outbound.mapping.buffers_response, &head),
@@ -199,6 +200,9 @@ impl Attempt<'_, '_> {
                 fds.push(PollFd::new(self.connection.as_fd(), PollFlags::POLLIN));
             }
             let flushes = output.is_unflushed() && !output.awaits_client(r);
+            if flushes && output.is_overdue() {
+                return self.flush(r, output, incoming);
+            }
             let timeout = match self.client {
                 _ if flushes => output.pause(),
                 Some(_) => SLICE_MS,
@@ -207,13 +211,7 @@ impl Attempt<'_, '_> {
             match poll(&mut fds, PollTimeout::from(timeout)) {
                 Err(nix::errno::Errno::EINTR) => continue,
                 Err(e) => return Err(self.output_failed(r, OutputError::Spill(e.into()))),
-                Ok(0) if flushes => {
-                    let flushed = match output.gathers() {
-                        true => self.flush_and_read(r, output, incoming),
-                        false => output.flush(r).map(|()| Event::Input),
-                    };
-                    return flushed.map_err(|e| self.output_failed(r, e));
-                }
+                Ok(0) if flushes => return self.flush(r, output, incoming),
                 Ok(0) if self.is_process_dead() => return Ok(Event::Died),
                 Ok(_) => {}
             }
@@ -236,7 +234,21 @@ impl Attempt<'_, '_> {
         }
     }
 
-    /// The app pauses: the client gets what was gathered. httpd may take as long for that as its client does, and
+    /// The app pauses, or has not done so for long: the client gets what is there.
+    fn flush(
+        &mut self,
+        r: &mut Request<'_>,
+        output: &mut Output<'_>,
+        incoming: &mut Incoming,
+    ) -> Result<Event, AttemptError> {
+        let flushed = match output.gathers() {
+            true => self.flush_and_read(r, output, incoming),
+            false => output.flush(r).map(|()| Event::Input),
+        };
+        flushed.map_err(|e| self.output_failed(r, e))
+    }
+
+    /// The client gets what was gathered. httpd may take as long for that as its client does, and
     /// the app must not wait for either, so another thread reads on meanwhile; it frees the seat when the app is done.
     fn flush_and_read(
         &mut self,

@@ -11,6 +11,11 @@ impl Request<'_> {
         unsafe { has_filter(self.rec().output_filters, name) }
     }
 
+    /// Whether a filter changes the response's body (mod_deflate, mod_ratelimit), and not only its framing.
+    pub(crate) fn has_content_filter(&self) -> bool {
+        self.rec().output_filters != self.rec().proto_output_filters
+    }
+
     /// Whether the body will have another length than its `Content-Length` says: mod_deflate unpacks it
     /// (`SetInputFilter DEFLATE`).
     pub(crate) fn is_body_unpacked(&self) -> bool {

@@ -81,10 +81,7 @@ pub(crate) fn is_possible(r: &Request<'_>) -> bool {
 
 /// Whether httpd would have to hold what is written to this request in memory, and so the thread.
 pub(crate) fn is_worthwhile(r: &Request<'_>) -> bool {
-    // SAFETY: the request of the hook.
-    let rec = unsafe { &*r.as_ptr() };
-    let has_content_filter = rec.output_filters != rec.proto_output_filters;
-    has_content_filter || r.has_output_filter(b"ssl/tls filter")
+    r.has_content_filter() || r.has_output_filter(b"ssl/tls filter")
 }
 
 fn mpm_can_wait() -> bool {
