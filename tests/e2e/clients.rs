@@ -74,10 +74,16 @@ impl Program {
 
     /// `GET target` over HTTP/2; what comes out is the body.
     pub(crate) fn h2(server: &Server, site: &str, target: &str) -> Program {
+        Program::curl(server, site, target, "--http2-prior-knowledge")
+    }
+
+    /// `GET target` with one more option of curl's; what comes out is the body.
+    pub(crate) fn curl(server: &Server, site: &str, target: &str, option: &str) -> Program {
         let port = server.port();
         Program::start(
             Command::new("curl")
-                .args(["-sN", "--http2-prior-knowledge", "--resolve"])
+                // Who waits in vain is told so, by an end that is none.
+                .args(["-sN", "--max-time", "120", option, "--resolve"])
                 .arg(format!("{site}:{port}:127.0.0.1"))
                 .arg(format!("http://{site}:{port}{target}")),
         )

@@ -118,7 +118,7 @@ fn without_a_limit_one_process_gets_everything() {
 }
 
 #[test]
-fn a_location_has_a_time_limit_of_its_own() {
+pub(crate) fn a_location_has_a_time_limit_of_its_own() {
     for language in Language::ALL {
         let name = language.name();
         let site = Site::probe(language)
@@ -146,7 +146,7 @@ fn a_location_has_a_time_limit_of_its_own() {
 }
 
 #[test]
-fn a_time_limit_of_one_location_does_not_hold_for_the_rest() {
+pub(crate) fn a_time_limit_of_one_location_does_not_hold_for_the_rest() {
     for language in Language::ALL {
         let name = language.name();
         let site =

@@ -235,7 +235,7 @@ fn one_app_that_does_not_start_leaves_the_others_alone() {
 }
 
 #[test]
-fn an_exception_at_a_request_is_a_500_and_the_process_stays() {
+pub(crate) fn an_exception_at_a_request_is_a_500_and_the_process_stays() {
     for language in Language::ALL {
         let name = language.name();
         let server = Setup::of(one_process(language)).start();
@@ -251,7 +251,7 @@ fn an_exception_at_a_request_is_a_500_and_the_process_stays() {
 }
 
 #[test]
-fn a_process_that_exits_at_a_request_is_replaced_for_the_next() {
+pub(crate) fn a_process_that_exits_at_a_request_is_replaced_for_the_next() {
     for language in Language::ALL {
         let name = language.name();
         let server = Setup::of(one_process(language)).start();

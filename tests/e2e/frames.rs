@@ -5,12 +5,13 @@ use harness::{until, App, Language, Server, Site};
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 
-/// Echoes messages; `push N` sends N bytes, `bye` closes, `die` ends the process. Everything by hand: no package is
+/// Echoes messages; `push N` sends N bytes, `bye` closes, `die` ends the process, `deaf` reads no more until `/hear`. Everything by hand: no package is
 /// needed. `/open` says how many sockets are open, other URLs are plain HTTP.
 pub(crate) const NODE: &str = r"
 const crypto = require('crypto');
 const http = require('http');
 let open = 0;
+const deaf = [];
 
 function frame(opcode, payload) {
   const n = payload.length;
@@ -39,6 +40,7 @@ function* frames(state) {
 
 const server = http.createServer((request, response) => {
   if (request.url === '/open') return response.end(String(open));
+  if (request.url === '/hear') { for (const socket of deaf.splice(0)) socket.resume(); return response.end('yes'); }
   return response.end('plain ' + (request.headers.upgrade || 'request'));
 });
 
@@ -64,6 +66,7 @@ server.on('upgrade', (request, socket, head) => {
       else if (opcode === 10) continue;
       else if (text === 'bye') socket.write(frame(8, Buffer.from([3, 232])));
       else if (text === 'die') process.kill(process.pid, 'SIGKILL');
+      else if (text === 'deaf') { socket.pause(); deaf.push(socket); }
       else if (text.startsWith('push ')) socket.write(frame(2, Buffer.alloc(Number(text.slice(5)), 'x')));
       else socket.write(frame(opcode, payload));
     }

@@ -1,8 +1,8 @@
 //! Popular frameworks, unmodified, where they are installed (`tests/run/deps --frameworks`; docs/frameworks.md has
 //! the versions). The apps are in `fixtures/languages`, as each framework's own documentation writes them.
 
-use crate::languages::{self, fixture, site, APP_JS, ASGI, CONFIG_RU, WSGI};
 use crate::frames;
+use crate::languages::{self, fixture, site, APP_JS, ASGI, CONFIG_RU, WSGI};
 use harness::{stage, Language, Server, Setup, Site};
 use std::io::Write;
 use std::net::TcpStream;

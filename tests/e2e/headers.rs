@@ -93,7 +93,7 @@ fn malformed_responses_are_a_502_and_the_log_shows_their_bytes() {
 }
 
 #[test]
-fn an_incomplete_head_is_a_502() {
+pub(crate) fn an_incomplete_head_is_a_502() {
     let server = raw_server(Mpm::Event);
     for bytes in [
         "",
@@ -107,7 +107,7 @@ fn an_incomplete_head_is_a_502() {
 }
 
 #[test]
-fn a_wrong_content_length_never_desynchronises_a_client() {
+pub(crate) fn a_wrong_content_length_never_desynchronises_a_client() {
     let server = raw_server(Mpm::Event);
     let mut client = server.client("app");
     let long = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhelloHTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil";
@@ -137,7 +137,7 @@ fn a_wrong_content_length_never_desynchronises_a_client() {
 }
 
 #[test]
-fn trailers_are_dropped_and_the_body_is_whole() {
+pub(crate) fn trailers_are_dropped_and_the_body_is_whole() {
     let server = raw_server(Mpm::Event);
     let bytes = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-T\r\n\r\n5\r\nhello\r\n0\r\nX-T: 1\r\nSet-Cookie: evil=1\r\n\r\n";
     let answer = whole_answer(&server, &raw(bytes));
@@ -148,7 +148,7 @@ fn trailers_are_dropped_and_the_body_is_whole() {
 }
 
 #[test]
-fn statuses_and_phrases_are_the_apps() {
+pub(crate) fn statuses_and_phrases_are_the_apps() {
     let server = raw_server(Mpm::Event);
     for (status, line) in [
         ("200 Fine by me", "200 Fine by me"),
@@ -188,7 +188,7 @@ fn statuses_and_phrases_are_the_apps() {
 }
 
 #[test]
-fn hop_by_hop_fields_and_httpds_own_stay_with_us() {
+pub(crate) fn hop_by_hop_fields_and_httpds_own_stay_with_us() {
     let server = raw_server(Mpm::Event);
     let head = "HTTP/1.1 200 OK\r\nConnection: keep-alive, X-Hop\r\nKeep-Alive: timeout=5\r\nX-Hop: 1\r\n\
                 Proxy-Authenticate: Basic\r\nTE: x\r\nUpgrade: h2c\r\nDate: never\r\nServer: other\r\n\
@@ -272,7 +272,7 @@ fn early_hints_reach_the_client_and_cannot_split_the_response() {
 
 /// CVE-2024-38476: headers of an app that made httpd redirect internally or choose a handler.
 #[test]
-fn an_apps_headers_choose_neither_handler_nor_redirect() {
+pub(crate) fn an_apps_headers_choose_neither_handler_nor_redirect() {
     let site = Site::new(
         "app",
         App::inline(Language::Node, RAW).file("public/static.txt", "a file"),
@@ -304,7 +304,7 @@ fn an_apps_headers_choose_neither_handler_nor_redirect() {
 }
 
 #[test]
-fn several_cookies_stay_several() {
+pub(crate) fn several_cookies_stay_several() {
     for (language, source) in [
         (Language::Ruby, "run ->(env) { [200, {'set-cookie' => ['a=1', 'b=2; Path=/']}, ['x']] }"),
         (Language::Python, "def application(e, s):\n    s('200 OK', [('Set-Cookie', 'a=1'), ('Set-Cookie', 'b=2; Path=/')])\n    return [b'x']\n"),
@@ -319,7 +319,7 @@ fn several_cookies_stay_several() {
 
 /// CVE-2023-38709, CVE-2020-5247: a line break in a value that an app took from its user.
 #[test]
-fn a_line_break_in_an_apps_header_never_reaches_a_client() {
+pub(crate) fn a_line_break_in_an_apps_header_never_reaches_a_client() {
     let python = "def application(e, s):\n    s('200 OK', [('X-A', 'a\\r\\nSet-Cookie: evil=1'), ('Content-Type', 'text/plain')])\n    return [b'x']\n";
     let reason = "def application(e, s):\n    s('200 OK\\r\\nSet-Cookie: evil=1', [('Content-Type', 'text/plain')])\n    return [b'x']\n";
     let name = "def application(e, s):\n    s('200 OK', [('X-A: b\\r\\nSet-Cookie', 'evil=1')])\n    return [b'x']\n";

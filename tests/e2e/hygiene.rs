@@ -7,7 +7,7 @@ use harness::{Language, Request, Setup};
 
 /// CVE-2015-7519 (`X_User` for `X-User`), CVE-2016-5388 (`Proxy`), and names that are ours.
 #[test]
-fn fields_that_could_be_taken_for_others_do_not_reach_an_app() {
+pub(crate) fn fields_that_could_be_taken_for_others_do_not_reach_an_app() {
     for language in Language::ALL {
         let server = Setup::of(environment::site(language)).start();
         for names in [["X-User", "X_User"], ["X_User", "X-User"]] {
@@ -38,7 +38,7 @@ fn fields_that_could_be_taken_for_others_do_not_reach_an_app() {
 
 /// CVE-2025-26803 and its like: no method ends anything.
 #[test]
-fn strange_methods_harm_nobody() {
+pub(crate) fn strange_methods_harm_nobody() {
     let server = Setup::of(environment::site(Language::Ruby)).start();
     let long = "M".repeat(64 * 1024);
     for method in [
@@ -74,7 +74,7 @@ fn strange_methods_harm_nobody() {
 
 /// CVE-2023-25690, CVE-2022-36760: a second request smuggled to the app.
 #[test]
-fn nothing_is_smuggled_to_an_app() {
+pub(crate) fn nothing_is_smuggled_to_an_app() {
     for language in [Language::Ruby, Language::Node] {
         let server = Setup::of(environment::site(language)).start();
         for target in [

@@ -91,7 +91,7 @@ fn one_asgi_process_executes_requests_at_the_same_time() {
 }
 
 #[test]
-fn an_asgi_app_hears_that_the_client_is_gone() {
+pub(crate) fn an_asgi_app_hears_that_the_client_is_gone() {
     let server = asgi();
     let mut client = server.client("asgi");
     client.send(&Request::get("/watch")).expect("send");
@@ -146,22 +146,22 @@ fn events_arrive_one_by_one(startup_file: &str, fixture_file: &str) {
 }
 
 #[test]
-fn events_of_rack_arrive_one_by_one() {
+pub(crate) fn events_of_rack_arrive_one_by_one() {
     events_arrive_one_by_one(CONFIG_RU, "sse.ru");
 }
 
 #[test]
-fn events_of_wsgi_arrive_one_by_one() {
+pub(crate) fn events_of_wsgi_arrive_one_by_one() {
     events_arrive_one_by_one(WSGI, "sse.py");
 }
 
 #[test]
-fn events_of_asgi_arrive_one_by_one() {
+pub(crate) fn events_of_asgi_arrive_one_by_one() {
     events_arrive_one_by_one(ASGI, "sse_asgi.py");
 }
 
 #[test]
-fn events_of_node_arrive_one_by_one() {
+pub(crate) fn events_of_node_arrive_one_by_one() {
     events_arrive_one_by_one(APP_JS, "sse.js");
 }
 
@@ -197,17 +197,17 @@ fn hints_come_first(startup_file: &str, fixture_file: &str) {
 }
 
 #[test]
-fn early_hints_of_rack_come_first() {
+pub(crate) fn early_hints_of_rack_come_first() {
     hints_come_first(CONFIG_RU, "hints.ru");
 }
 
 #[test]
-fn early_hints_of_asgi_come_first() {
+pub(crate) fn early_hints_of_asgi_come_first() {
     hints_come_first(ASGI, "hints_asgi.py");
 }
 
 #[test]
-fn early_hints_of_node_come_first() {
+pub(crate) fn early_hints_of_node_come_first() {
     hints_come_first(APP_JS, "hints.js");
 }
 
@@ -250,7 +250,7 @@ fn a_node_app_may_choose_the_server_that_apache_reaches() {
 }
 
 #[test]
-fn pipelined_requests_to_a_node_app_are_answered_in_order() {
+pub(crate) fn pipelined_requests_to_a_node_app_are_answered_in_order() {
     const COUNT: usize = 20;
     let server = Setup::of(Site::probe(Language::Node)).start();
     let mut client = server.client("node");

@@ -1,5 +1,6 @@
 //! What a user of the whole thing can see, against a real httpd. In the order of a server's life:
 //!
+//! * `on_prefork`: tests of other modules once more, under prefork.
 //! * `serve`: three languages under three MPMs, static files, bodies, streaming.
 //! * `directives`: every directive in every context, with right and wrong values.
 //! * `mapping`: which app a URL belongs to, and what the app is told about it.
@@ -40,6 +41,7 @@
 //! * `restart`: graceful, and what stays warm.
 //! * `retry`: apps that die while they answer.
 //! * `slow`: slow clients and clients that go away; `slow_streams`: those of HTTP/2.
+//! * `streams`: responses that come in parts, clients that ask without end.
 //! * `websocket`: connections that are upgraded, `websocket_crowd`: many of them, `websocket_refused`: requests that only
 //!   look like it; `frames`: the client's side; `sockets`: what they mean for the processes.
 //! * `hijack`: Rack apps that take the connection.
@@ -50,6 +52,7 @@
 //! * `stop`: nothing is left, whatever the apps do against it.
 //! * `upgrade`: another build is installed under a running server.
 //!
+//! `tests/e2e/README.md` says for each clause of the contract of HTTP which tests hold us to it (`contract` keeps it true);
 //! `tests/e2e/fixtures/README.md` lists the URLs of the probe, the app that most tests run against.
 #![deny(unsafe_code)]
 
@@ -58,6 +61,7 @@ mod cleanup;
 mod clients;
 mod commands;
 mod concurrency;
+mod contract;
 mod crash;
 mod directive_rows;
 mod directives;
@@ -81,6 +85,7 @@ mod mapping;
 mod meteor;
 mod modules;
 mod neighbours;
+mod on_prefork;
 mod out_of_band;
 mod passengerfile;
 mod poison;
@@ -108,6 +113,7 @@ mod starts;
 mod sticky;
 mod stop;
 mod stopped;
+mod streams;
 mod surroundings;
 mod tidiness;
 mod tls;

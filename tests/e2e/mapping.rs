@@ -24,7 +24,7 @@ fn link(server: &Server, uri: &str) {
 }
 
 #[test]
-fn a_linked_sub_uri_is_the_linked_app() {
+pub(crate) fn a_linked_sub_uri_is_the_linked_app() {
     let server = two_apps(&["PassengerBaseURI /sub"]).start();
     link(&server, "sub");
     let inner = server.get("app", "/sub/x%20y/z?q=1");
@@ -41,7 +41,7 @@ fn a_linked_sub_uri_is_the_linked_app() {
 }
 
 #[test]
-fn the_longest_base_uri_wins() {
+pub(crate) fn the_longest_base_uri_wins() {
     let server = two_apps(&["PassengerBaseURI /a", "PassengerBaseURI /a/b"]).start();
     link(&server, "a");
     std::fs::create_dir_all(server.app_root("inner").join("public")).expect("create public");
@@ -70,7 +70,7 @@ fn an_alias_with_an_app_root_is_an_app() {
 }
 
 #[test]
-fn what_an_alias_does_not_have_is_the_hosts_app_to_answer() {
+pub(crate) fn what_an_alias_does_not_have_is_the_hosts_app_to_answer() {
     let server = two_apps(&["Alias /files {root}/sites/inner/public"]).start();
     std::fs::write(server.app_root("inner").join("public/there.txt"), "there")
         .expect("write a file");
@@ -83,7 +83,7 @@ fn what_an_alias_does_not_have_is_the_hosts_app_to_answer() {
 }
 
 #[test]
-fn a_base_uri_without_an_app_is_left_to_httpd() {
+pub(crate) fn a_base_uri_without_an_app_is_left_to_httpd() {
     let server = two_apps(&["PassengerBaseURI /none"]).start();
     std::fs::create_dir_all(server.root().join("elsewhere/none")).expect("create a directory");
     symlink(
@@ -95,7 +95,7 @@ fn a_base_uri_without_an_app_is_left_to_httpd() {
 }
 
 #[test]
-fn escaped_paths_reach_the_app_as_they_were_sent() {
+pub(crate) fn escaped_paths_reach_the_app_as_they_were_sent() {
     let server =
         Setup::of(environment::site(Language::Ruby).with("AllowEncodedSlashes On")).start();
     for (target, paths) in [
@@ -117,7 +117,7 @@ fn escaped_paths_reach_the_app_as_they_were_sent() {
 }
 
 #[test]
-fn encoded_slashes_are_kept_where_asked_for() {
+pub(crate) fn encoded_slashes_are_kept_where_asked_for() {
     let site = environment::site(Language::Ruby)
         .with("AllowEncodedSlashes On")
         .with("<Location /kept>\nPassengerAllowEncodedSlashes on\n</Location>");
@@ -201,7 +201,7 @@ fn a_cached_page_answers_get_and_head_without_the_app() {
 }
 
 #[test]
-fn a_file_wins_for_every_method() {
+pub(crate) fn a_file_wins_for_every_method() {
     let app = environment::app(Language::Python).file("public/file.txt", "file");
     let server = Setup::of(Site::new("app", app)).start();
     for method in ["GET", "POST", "PUT", "DELETE"] {
@@ -219,7 +219,7 @@ fn a_file_wins_for_every_method() {
 }
 
 #[test]
-fn a_protected_page_is_not_given_away_by_the_page_cache() {
+pub(crate) fn a_protected_page_is_not_given_away_by_the_page_cache() {
     let app = environment::app(Language::Python)
         .file("public/secret.html", "secret")
         .file(
@@ -232,7 +232,7 @@ fn a_protected_page_is_not_given_away_by_the_page_cache() {
 }
 
 #[test]
-fn htaccess_can_switch_apps_off_and_set_variables() {
+pub(crate) fn htaccess_can_switch_apps_off_and_set_variables() {
     let app = environment::app(Language::Python)
         .file("public/off/.htaccess", "PassengerEnabled off\n")
         .file("public/on/.htaccess", "SetEnv FROM_HTACCESS yes\n");
@@ -277,7 +277,7 @@ fn high_performance_skips_htaccess_but_not_files_and_pages() {
 }
 
 #[test]
-fn an_app_says_the_type_whatever_the_name_looks_like() {
+pub(crate) fn an_app_says_the_type_whatever_the_name_looks_like() {
     let app = App::inline(
         Language::Ruby,
         "run ->(env) { [200, env['PATH_INFO'] == '/typed.html' ? {'content-type' => 'application/json'} : {}, ['{}']] }",

@@ -5,8 +5,8 @@ use crate::headers::conversation;
 use crate::modules::MPMS;
 use harness::{App, Language, Mpm, Request, Server, Setup, Site};
 
-/// Speaks HTTP by hand and keeps its connections. `/raw?HEX` writes these bytes, after a `-` more of them when the first
-/// are surely read; `/flood` writes interim responses until nobody reads them, `/slow-flood` some; everything else is
+/// Speaks HTTP by hand and keeps its connections. `/raw?HEX` writes these bytes, and those after a `-` when another request
+/// comes on the same connection; `/flood` writes interim responses until nobody reads them, `/hints` some; everything else is
 /// answered with `fine N`, N being the number of the connection.
 const SERVER: &str = r"
 const fs = require('fs');
@@ -14,10 +14,12 @@ let connections = 0;
 const HINT = 'HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\n';
 
 function answer(socket, [path, query]) {
+  if (socket.later) socket.write(socket.later);
+  socket.later = null;
   if (path === '/raw') {
     const [now, later] = query.split('-').map((hex) => Buffer.from(hex, 'hex'));
     socket.write(now);
-    if (later) setTimeout(() => socket.write(later), 50);
+    socket.later = later;
   } else if (path === '/flood') {
     const more = () => { while (!socket.destroyed && socket.write(HINT)); };
     socket.on('drain', more);

@@ -2,10 +2,10 @@
 //! the connection.
 
 use crate::clients::{with_tls, Program};
-use crate::languages::{fixture, site, ASGI, WSGI};
 use crate::frames::{
     connect, echoes, frame, open, read_frame, request, BINARY, CLOSE, PING, PONG, TEXT,
 };
+use crate::languages::{fixture, site, ASGI, WSGI};
 use harness::wait::PATIENCE;
 use harness::{until, App, Mpm, Request, Server, Setup, Site};
 use std::io::{ErrorKind, Read, Write};
@@ -53,7 +53,7 @@ fn an_asgi_app_echoes_messages_of_every_size_and_serves_others_meanwhile() {
 }
 
 #[test]
-fn either_side_of_an_asgi_socket_may_close() {
+pub(crate) fn either_side_of_an_asgi_socket_may_close() {
     let server = asgi(Mpm::Event);
     let mut stream = open(&server);
     stream
@@ -84,7 +84,7 @@ fn either_side_of_an_asgi_socket_may_close() {
 }
 
 #[test]
-fn an_asgi_socket_is_told_of_a_restart() {
+pub(crate) fn an_asgi_socket_is_told_of_a_restart() {
     let files = App::files()
         .file(ASGI, &fixture("sockets_asgi.py"))
         .file("tmp/.keep", "");
@@ -105,7 +105,7 @@ fn an_asgi_socket_is_told_of_a_restart() {
 }
 
 #[test]
-fn asgi_sockets_work_over_tls() {
+pub(crate) fn asgi_sockets_work_over_tls() {
     let server = with_tls(Setup::default(), site("ws", ASGI, "sockets_asgi.py")).start();
     let mut client = Program::tls(&server, "ws");
     client.send(request("/").as_bytes());
@@ -120,7 +120,7 @@ fn asgi_sockets_work_over_tls() {
 }
 
 #[test]
-fn a_wsgi_app_may_take_its_connection_and_serve_others_meanwhile() {
+pub(crate) fn a_wsgi_app_may_take_its_connection_and_serve_others_meanwhile() {
     let source = std::fs::read_to_string(
         harness::stage::repository().join("tests/e2e/fixtures/browser/passenger_wsgi.py"),
     )
@@ -155,7 +155,7 @@ fn a_wsgi_app_may_take_its_connection_and_serve_others_meanwhile() {
 }
 
 #[test]
-fn a_wsgi_app_that_took_its_connection_writes_http_itself() {
+pub(crate) fn a_wsgi_app_that_took_its_connection_writes_http_itself() {
     let server = Setup::of(site("ws", WSGI, "hijack_wsgi.py")).start();
     for _ in 0..3 {
         assert_eq!(server.get("ws", "/").ok(), "by hand");

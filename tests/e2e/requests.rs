@@ -69,7 +69,7 @@ fn chunked_bodies_arrive_whole_buffered_or_not() {
 }
 
 #[test]
-fn empty_bodies_are_told_from_none() {
+pub(crate) fn empty_bodies_are_told_from_none() {
     for language in [Language::Ruby, Language::Python] {
         let server = Setup::of(environment::site(language)).start();
         assert_eq!(

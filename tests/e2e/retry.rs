@@ -72,7 +72,7 @@ fn executions(server: &Server) -> usize {
 }
 
 #[test]
-fn a_get_that_killed_its_process_is_sent_once_more() {
+pub(crate) fn a_get_that_killed_its_process_is_sent_once_more() {
     for app in APPS {
         let server = server(Mpm::Event, app);
         assert_eq!(server.get("app", "/once").ok(), "second");
@@ -81,7 +81,7 @@ fn a_get_that_killed_its_process_is_sent_once_more() {
 }
 
 #[test]
-fn a_get_that_kills_every_process_is_given_up_after_the_second() {
+pub(crate) fn a_get_that_kills_every_process_is_given_up_after_the_second() {
     for app in APPS {
         let server = server(Mpm::Event, app);
         assert_eq!(server.get("app", "/always").status, 502);
@@ -90,7 +90,7 @@ fn a_get_that_kills_every_process_is_given_up_after_the_second() {
 }
 
 #[test]
-fn a_post_that_may_have_run_is_never_sent_again() {
+pub(crate) fn a_post_that_may_have_run_is_never_sent_again() {
     for app in APPS {
         for body in [&b""[..], b"body"] {
             let server = server(Mpm::Event, app);
@@ -101,7 +101,7 @@ fn a_post_that_may_have_run_is_never_sent_again() {
 }
 
 #[test]
-fn a_put_is_sent_again_with_its_body_if_that_was_kept() {
+pub(crate) fn a_put_is_sent_again_with_its_body_if_that_was_kept() {
     for app in APPS {
         let server = server(Mpm::Event, app);
         let put = Request::new("PUT", "/always").header("Content-Length", "0");
@@ -127,7 +127,7 @@ fn a_put_is_sent_again_with_its_body_if_that_was_kept() {
 }
 
 #[test]
-fn a_request_of_which_a_byte_was_answered_is_never_sent_again() {
+pub(crate) fn a_request_of_which_a_byte_was_answered_is_never_sent_again() {
     for target in ["/hinted", "/in-head"] {
         let server = server(Mpm::Event, APPS[0]);
         assert_eq!(server.get("app", target).status, 502, "{target}");

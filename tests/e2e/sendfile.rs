@@ -80,7 +80,7 @@ fn a_file_of_the_app_is_sent_with_ranges_and_conditions() {
 }
 
 #[test]
-fn head_has_the_length_and_no_body() {
+pub(crate) fn head_has_the_length_and_no_body() {
     let server = Setup::of(Site::new("app", naming(Language::Ruby))).start();
     let path = server.app_root("app").join("files/letters.txt");
     let head = Request::new("HEAD", &format!("/file?{}", path.display()));
@@ -100,7 +100,7 @@ fn head_has_the_length_and_no_body() {
 }
 
 #[test]
-fn only_files_of_the_app_and_of_allowed_directories_are_sent() {
+pub(crate) fn only_files_of_the_app_and_of_allowed_directories_are_sent() {
     let site = Site::new("app", naming(Language::Ruby))
         .with("<Location /file/allowed>\nPassengerXSendfilePath {root}/shared\n</Location>");
     let server = Setup::of(site).start();

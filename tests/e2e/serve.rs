@@ -35,7 +35,7 @@ fn three_languages_answer_under_prefork() {
 }
 
 #[test]
-fn a_static_file_is_served_without_an_app_process() {
+pub(crate) fn a_static_file_is_served_without_an_app_process() {
     let server = three_languages(Mpm::Event);
     for language in Language::ALL {
         let name = language.name();
@@ -52,7 +52,7 @@ fn a_static_file_is_served_without_an_app_process() {
 }
 
 #[test]
-fn a_disabled_location_is_left_to_httpd() {
+pub(crate) fn a_disabled_location_is_left_to_httpd() {
     let site = Site::probe(Language::Python)
         .with("<Location /off>\n    PassengerEnabled off\n    </Location>");
     let server = Setup::of(site).start();
@@ -71,7 +71,7 @@ fn a_site_without_an_app_is_left_to_httpd() {
 }
 
 #[test]
-fn a_posted_body_comes_back_unchanged() {
+pub(crate) fn a_posted_body_comes_back_unchanged() {
     let server = three_languages(Mpm::Event);
     for language in Language::ALL {
         for size in [0, 1, 1024, 1 << 20, 20 << 20] {
@@ -89,7 +89,7 @@ fn a_posted_body_comes_back_unchanged() {
 }
 
 #[test]
-fn a_chunked_upload_comes_back_unchanged() {
+pub(crate) fn a_chunked_upload_comes_back_unchanged() {
     let server = three_languages(Mpm::Event);
     for language in Language::ALL {
         let mut client = server.client(language.name());
@@ -139,7 +139,7 @@ fn the_first_piece_of_a_stream_arrives_before_the_app_makes_the_second() {
 }
 
 #[test]
-fn many_requests_on_one_connection_do_not_get_mixed_up() {
+pub(crate) fn many_requests_on_one_connection_do_not_get_mixed_up() {
     let server = three_languages(Mpm::Event);
     for language in Language::ALL {
         let mut client = server.client(language.name());
@@ -165,7 +165,7 @@ fn many_requests_on_one_connection_do_not_get_mixed_up() {
 }
 
 #[test]
-fn the_app_sees_the_url_as_the_client_sent_it() {
+pub(crate) fn the_app_sees_the_url_as_the_client_sent_it() {
     let server = three_languages(Mpm::Event);
     let target = "/request?a=1&b=%20x";
     assert_eq!(
@@ -180,7 +180,7 @@ fn the_app_sees_the_url_as_the_client_sent_it() {
 }
 
 #[test]
-fn a_client_that_goes_away_in_the_middle_does_not_disturb_the_next() {
+pub(crate) fn a_client_that_goes_away_in_the_middle_does_not_disturb_the_next() {
     let server = three_languages(Mpm::Event);
     for language in Language::ALL {
         let name = language.name();

@@ -132,7 +132,7 @@ fn a_slow_reader_occupies_no_thread_under_event() {
 }
 
 #[test]
-fn a_slow_reader_over_tls_occupies_no_process() {
+pub(crate) fn a_slow_reader_over_tls_occupies_no_process() {
     let server = with_tls(one_process(Mpm::Event), single()).start();
     let request =
         |target: &str| format!("GET {target} HTTP/1.1\r\nHost: slow\r\nConnection: close\r\n\r\n");
@@ -232,7 +232,7 @@ fn a_graceful_restart_lets_a_slow_tls_reader_finish() {
 }
 
 #[test]
-fn a_stream_over_h2_and_tls_arrives_while_the_app_pauses() {
+pub(crate) fn a_stream_over_h2_and_tls_arrives_while_the_app_pauses() {
     let server = with_h2(Setup::default()).site(site()).start();
     let mut client = Program::h2(&server, "slow", "/stream");
     assert_eq!(client.line(), "one");

@@ -1,7 +1,7 @@
 //! Slow clients of HTTP/2: a stream gives httpd's modules no sign of being slow, and writing to it may block.
 
 use crate::clients::{with_h2, Program};
-use crate::modules::MPMS;
+use crate::modules::{load, MPMS};
 use crate::slow::{one_process, single, site, LARGE};
 use harness::{App, Language, Mpm, Server, Setup, Site};
 
@@ -74,7 +74,7 @@ fn an_app_that_pauses_does_not_wait_for_an_h2_client() {
 }
 
 #[test]
-fn an_app_that_dies_while_an_h2_client_does_not_read_cuts_its_response() {
+pub(crate) fn an_app_that_dies_while_an_h2_client_does_not_read_cuts_its_response() {
     let server = pausing(Mpm::Event);
     let mut reader = Program::h2(&server, "slow", &format!("/dies?{PIECES}"));
     assert_eq!(reader.bytes_of(16), b"0123456789abcdef");
@@ -86,7 +86,7 @@ fn an_app_that_dies_while_an_h2_client_does_not_read_cuts_its_response() {
 }
 
 #[test]
-fn an_h2_client_that_vanishes_while_it_does_not_read_leaves_the_app_free() {
+pub(crate) fn an_h2_client_that_vanishes_while_it_does_not_read_leaves_the_app_free() {
     let server = pausing(Mpm::Event);
     for _ in 0..3 {
         let mut reader = Program::h2(&server, "slow", &format!("/pauses?{PIECES}"));
@@ -104,5 +104,38 @@ fn an_app_learns_that_an_h2_client_is_gone() {
         server.await_file("slow", "begun");
         drop(client);
         server.await_file("slow", "noticed");
+    }
+}
+
+/// Writes without a pause that would count as one, until `gate` is there.
+const TRICKLING: &str = "
+import os, time
+
+def application(env, start_response):
+    start_response('200 OK', [('Content-Type', 'text/plain')])
+    while not os.path.exists('gate'):
+        yield b'tick\\n'
+        time.sleep(0.002)
+";
+
+#[test]
+fn an_app_that_never_pauses_is_heard_over_h2_and_through_filters() {
+    let site = Site::new("slow", App::inline(Language::Python, TRICKLING))
+        .with("<Location /zipped>\nSetOutputFilter DEFLATE\n</Location>");
+    let setup = load(with_h2(Setup::of(site)), &["filter", "deflate"]);
+    for mpm in MPMS {
+        for (target, option) in [
+            ("/", "--http2-prior-knowledge"),
+            ("/zipped", "--compressed"),
+        ] {
+            let server = setup.clone().mpm(mpm).start();
+            let mut client = Program::curl(&server, "slow", target, option);
+            for _ in 0..100 {
+                assert_eq!(client.line(), "tick", "{mpm:?} {target}");
+            }
+            server.touch("slow", "gate");
+            let (rest, is_whole) = client.rest();
+            assert!(is_whole && rest.ends_with(b"tick\n") || rest.is_empty());
+        }
     }
 }

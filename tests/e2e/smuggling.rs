@@ -168,7 +168,7 @@ fn an_app_executes_what_httpd_knows_of_and_nothing_else() {
 
 /// The same from a client whose httpd is told to be lenient (`HttpProtocolOptions Unsafe`).
 #[test]
-fn nothing_is_smuggled_where_httpd_is_lenient_either() {
+pub(crate) fn nothing_is_smuggled_where_httpd_is_lenient_either() {
     for app in APPS {
         let server = setup(app, "off")
             .with("HttpProtocolOptions Unsafe LenientMethods Allow0.9")
@@ -305,7 +305,7 @@ fn heads_without_measure_are_refused_and_harm_nobody() {
 
 /// A value that a client folded over lines is one value without a line break to the app.
 #[test]
-fn folded_fields_and_bare_line_feeds_cannot_make_fields() {
+pub(crate) fn folded_fields_and_bare_line_feeds_cannot_make_fields() {
     for language in Language::ALL {
         let server = Setup::of(crate::environment::site(language)).start();
         let told = conversation(
@@ -349,6 +349,13 @@ fn after_a_broken_chunk_the_connection_ends() {
         );
         assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{answer}");
         assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+        // An unknown coding, and nobody it is for.
+        let answer = conversation(
+            &server,
+            "POST /broken HTTP/1.1\r\nTransfer-Encoding: unknown\r\n\r\nGET /hidden HTTP/1.1\r\nHost: app\r\n\r\n",
+        );
+        assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{answer}");
+        assert!(answer.starts_with("HTTP/1.1 4"), "{answer}");
         let (seen, _) = seen_and_served(&server);
         assert!(!seen.iter().any(|line| line.contains("hidden")), "{seen:?}");
     }

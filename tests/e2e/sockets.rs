@@ -93,7 +93,7 @@ fn a_restart_of_the_app_ends_its_sockets_with_a_word() {
 }
 
 #[test]
-fn a_client_that_ignores_the_good_bye_does_not_keep_an_old_process() {
+pub(crate) fn a_client_that_ignores_the_good_bye_does_not_keep_an_old_process() {
     let server = Setup::of(site())
         .with("PassengerWebSocketDrainTime 1")
         .start();

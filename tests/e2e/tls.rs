@@ -2,7 +2,7 @@
 
 use crate::environment;
 use crate::modules::{load, MPMS};
-use harness::{Language, Mpm, Request, Server, Setup};
+use harness::{under, Language, Mpm, Request, Server, Setup};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -117,7 +117,7 @@ fn an_app_is_told_about_tls() {
 }
 
 #[test]
-fn without_tls_nothing_claims_it() {
+pub(crate) fn without_tls_nothing_claims_it() {
     let server = Setup::of(environment::site(Language::Ruby)).start();
     let request = Request::get("/")
         .header("HTTPS", "on")
@@ -157,20 +157,39 @@ fn speaks_h2(server: &Server, scheme: &str, option: &str) {
 #[test]
 fn apps_are_served_over_http_2() {
     let site = || harness::Site::new("app", harness::App::probe(Language::Python));
-    let clear = load(Setup::of(site().with("Protocols h2c http/1.1")), &["http2"])
-        .mpm(Mpm::Event)
-        .start();
+    let clear = load(Setup::of(site().with("Protocols h2c http/1.1")), &["http2"]).start();
     speaks_h2(&clear, "http", "--http2-prior-knowledge");
     let certificate = Certificate::new("h2");
     let site = site()
         .with(&certificate.directives())
         .with("Protocols h2 http/1.1");
-    let encrypted = load(Setup::of(site), &["ssl", "http2"])
-        .mpm(Mpm::Event)
-        .start();
+    let encrypted = load(Setup::of(site), &["ssl", "http2"]).start();
     speaks_h2(&encrypted, "https", "--http2");
     assert_eq!(
         curl(&encrypted, "https", "/", &["--http1.1"]),
         "hello from python\n"
     );
+}
+
+/// mod_http2 offers itself to TLS clients under threaded MPMs only; clear-text ones are served one stream at a time.
+#[test]
+fn under_prefork_tls_clients_get_http_1_1_and_others_http_2() {
+    under(Mpm::Prefork, || {
+        let site = || harness::Site::new("app", harness::App::probe(Language::Python));
+        let clear = site().with("Protocols h2c http/1.1");
+        let clear = load(Setup::of(clear), &["http2"]).start();
+        speaks_h2(&clear, "http", "--http2-prior-knowledge");
+        let certificate = Certificate::new("h2-prefork");
+        let site = site()
+            .with(&certificate.directives())
+            .with("Protocols h2 http/1.1");
+        let encrypted = load(Setup::of(site), &["ssl", "http2"]).start();
+        let version = ["--output", "/dev/null", "--write-out", "%{http_version}"];
+        let version = [&version[..], &["--http2"]].concat();
+        assert_eq!(curl(&encrypted, "https", "/", &version), "1.1");
+        assert_eq!(
+            curl(&encrypted, "https", "/", &["--http2"]),
+            "hello from python\n"
+        );
+    });
 }

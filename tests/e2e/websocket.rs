@@ -37,7 +37,7 @@ fn messages_of_every_size_come_back_unchanged() {
 }
 
 #[test]
-fn messages_that_come_with_the_handshake_are_not_lost() {
+pub(crate) fn messages_that_come_with_the_handshake_are_not_lost() {
     let server = Setup::of(site()).start();
     let mut stream = TcpStream::connect(("127.0.0.1", server.port())).expect("connect");
     let mut bytes = request("/greets").into_bytes();
@@ -49,7 +49,7 @@ fn messages_that_come_with_the_handshake_are_not_lost() {
 }
 
 #[test]
-fn a_refused_upgrade_is_an_ordinary_response() {
+pub(crate) fn a_refused_upgrade_is_an_ordinary_response() {
     let server = Setup::of(site()).start();
     let (_, head) = connect(&server, "/refused");
     assert!(head.starts_with("HTTP/1.1 403 "), "{head}");
@@ -158,5 +158,33 @@ fn the_access_log_has_a_line_for_each_socket_that_ended() {
         until("a line in the access log", PATIENCE, || {
             std::fs::read_to_string(&log).is_ok_and(|text| text.contains("101 /\n"))
         });
+    }
+}
+
+#[test]
+fn a_silent_tls_client_is_pinged_and_closed_if_it_does_not_answer() {
+    for mpm in [Mpm::Event, Mpm::Prefork] {
+        let setup = Setup::default()
+            .mpm(mpm)
+            .with("PassengerWebSocketPingInterval 1");
+        let server = with_tls(setup, site()).start();
+        let mut client = Program::tls(&server, "ws");
+        client.send(request("/").as_bytes());
+        assert!(client.head().starts_with("HTTP/1.1 101 "), "{mpm:?}");
+        for _ in 0..2 {
+            assert_eq!(read_frame(&mut client).expect("a ping").0, PING, "{mpm:?}");
+            client.send(&frame(PONG, b""));
+        }
+        client.send(&frame(TEXT, b"still here"));
+        let mut echo = read_frame(&mut client).expect("an echo");
+        while echo.0 == PING {
+            client.send(&frame(PONG, b""));
+            echo = read_frame(&mut client).expect("an echo");
+        }
+        assert_eq!(echo, (TEXT, b"still here".to_vec()), "{mpm:?}");
+        // No answer any more: pings, and the end.
+        while let Ok((kind, _)) = read_frame(&mut client) {
+            assert!(kind == PING || kind == CLOSE, "{mpm:?}: {kind}");
+        }
     }
 }

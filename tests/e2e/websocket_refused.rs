@@ -28,7 +28,7 @@ fn h2_field(name: &str, value: &str) -> Vec<u8> {
 }
 
 #[test]
-fn an_h2_client_is_told_that_there_are_no_sockets_over_h2() {
+pub(crate) fn an_h2_client_is_told_that_there_are_no_sockets_over_h2() {
     const HEADERS: u8 = 1;
     const SETTINGS: u8 = 4;
     const END_HEADERS: u8 = 4;
@@ -69,7 +69,7 @@ fn an_h2_client_is_told_that_there_are_no_sockets_over_h2() {
 }
 
 #[test]
-fn an_ordinary_request_may_name_websocket_without_getting_one() {
+pub(crate) fn an_ordinary_request_may_name_websocket_without_getting_one() {
     let server = with_h2(Setup::of(site())).start();
     let post = harness::Request::post("/", b"x").header("Upgrade", "websocket");
     assert_eq!(server.request("ws", &post).ok(), "plain request");

@@ -35,6 +35,6 @@ pub use httpd::Server;
 pub use installation::Installation;
 pub use instance::Instance;
 pub use load::{Load, Tally};
-pub use setup::{Mpm, Setup};
+pub use setup::{under, Mpm, Setup};
 pub use under_test::UnderTest;
 pub use wait::until;

@@ -4,6 +4,7 @@ use crate::app::Site;
 use crate::httpd::Server;
 use crate::under_test::UnderTest;
 use nix::unistd::Uid;
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
 
 /// Where instance directories are made, below the server's root. Short: `sun_path` has 108 bytes.
@@ -53,6 +54,19 @@ impl Mpm {
     }
 }
 
+thread_local! {
+    /// The MPM of servers of which nobody says another.
+    static USUAL: Cell<Mpm> = const { Cell::new(Mpm::Event) };
+}
+
+/// Runs a test whose servers are to run under that MPM, where it does not name one itself.
+pub fn under(mpm: Mpm, test: impl FnOnce()) {
+    USUAL.set(mpm);
+    // If it panics, its thread ends with it.
+    test();
+    USUAL.set(Mpm::Event);
+}
+
 /// A server before it starts.
 #[derive(Debug, Clone)]
 pub struct Setup {
@@ -73,7 +87,7 @@ impl Default for Setup {
         Setup {
             under_test: UnderTest::chosen(),
             prefix: None,
-            mpm: Mpm::Event,
+            mpm: USUAL.get(),
             allows_htaccess: true,
             names_interpreters: true,
             directives: Vec::new(),
