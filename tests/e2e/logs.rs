@@ -274,7 +274,13 @@ fn an_app_whose_log_never_answers_keeps_neither_the_agent_nor_another_log_waitin
         agent,
         "the agent had to be replaced"
     );
+    drop(holder);
+    own_log(&server).expect_times("asked for /stuck", 20);
     // Even a successor finds no obstacle in what hangs there.
+    let Some(holder) = Holder::of(&server.app_root("app").join("log/app.log")) else {
+        return;
+    };
+    assert_eq!(server.get("app", "/stuck").status, 200);
     processes::signal(agent, Signal::SIGKILL);
     until("a successor that starts processes", PATIENCE, || {
         server
@@ -287,5 +293,6 @@ fn an_app_whose_log_never_answers_keeps_neither_the_agent_nor_another_log_waitin
         server.get("other", "/two").status == 200
     });
     drop(holder);
-    own_log(&server).expect_times("asked for /stuck", 20);
+    assert_eq!(server.get("app", "/free").status, 200);
+    own_log(&server).expect("asked for /free");
 }

@@ -275,9 +275,12 @@ fn a_process_at_its_work_outlives_the_agent_and_comes_back() {
         assert_ne!(server.get("app", "/").ok(), worker, "{language:?}");
         let_go(&server);
         await_notes(&server, "end", 1);
+        // One request at a time would go to the other, which was used last.
+        let load = Load::start(server.port(), "app", "/", 4);
         until("the process to serve again", PATIENCE, || {
             server.get("app", "/").ok() == worker
         });
+        assert_eq!(load.finish().failures, Vec::<String>::new());
         assert_eq!(server.app_pids("app"), pids, "{language:?}");
         assert_eq!(
             count(&server, "begin"),

@@ -7,6 +7,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
@@ -78,21 +79,23 @@ pub fn parse(text: &[u8]) -> Result<Option<String>, String> {
     Ok(Some(command.clone()))
 }
 
-/// A FIFO must not hold the thread, and a link not lead to what its owner may not read.
+/// Opens it when it is known to be a regular file: opening a FIFO waits, and opening a device may do something. A link must
+/// not lead to what its owner may not read.
 fn open(path: &Path) -> io::Result<File> {
     let link = fs::symlink_metadata(path)?;
-    let file = OpenOptions::new()
+    let found = OpenOptions::new()
         .read(true)
-        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+        .custom_flags(libc::O_PATH)
         .open(path)?;
-    let facts = file.metadata()?;
+    let facts = found.metadata()?;
     if !facts.is_file() {
         return Err(io::Error::other("it is not a regular file"));
     }
     if facts.uid() != link.uid() {
         return Err(io::Error::other("it is a link to another user's file"));
     }
-    Ok(file)
+    // The very file that was looked at, whatever its name means by now (proc(5)).
+    File::open(format!("/proc/self/fd/{}", found.as_raw_fd()))
 }
 
 #[cfg(test)]
