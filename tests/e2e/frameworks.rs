@@ -224,6 +224,31 @@ fn django_works_over_asgi() {
 }
 
 #[test]
+fn starlette_works() {
+    if !is_installed(Language::Python, "starlette") {
+        return;
+    }
+    let mut server = Setup::of(site("starlette", ASGI, "starlette_app.py")).start();
+    let source = fixture("starlette_app.py");
+    answers_as_it_should(&server, "starlette", &source);
+    assert_eq!(
+        server.get("starlette", "/static/passenger_asgi.py").ok(),
+        source
+    );
+    assert_eq!(server.get("starlette", "/later").ok(), "at once\n");
+    server.await_file("starlette", "done-later");
+    let (mut socket, head) = frames::connect(&server, "/echo");
+    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+    frames::echoes(&mut socket, frames::TEXT, "grüße".as_bytes());
+    drop(socket);
+    server.await_file("starlette", "started");
+    let ended = server.app_root("starlette").join("ended");
+    assert!(!ended.exists());
+    server.stop_within(harness::wait::PATIENCE);
+    assert!(ended.exists(), "its lifespan is over");
+}
+
+#[test]
 fn fastapi_works() {
     if !is_installed(Language::Python, "fastapi") {
         return;
