@@ -101,8 +101,11 @@ impl Books {
 pub(crate) fn fill_past(server: &Server) {
     until("as many past configurations as are kept", PATIENCE, || {
         server.graceful();
-        let kinds = kinds_of(server.instance().watchdog());
-        kinds.get(CONFIGURATIONS.0) >= Some(&CONFIGURATIONS.1)
+        let instance = server.instance();
+        [instance.watchdog(), instance.agent()].iter().all(|pid| {
+            let kinds = kinds_of(*pid);
+            kinds.get(CONFIGURATIONS.0) >= Some(&CONFIGURATIONS.1)
+        })
     });
 }
 

@@ -200,7 +200,7 @@ fn a_command_outlives_the_agent() {
     assert_eq!(pid(&server), first);
     server
         .log()
-        .expect(&format!("app process {first} is adopted"));
+        .expect(&format!("process {first} goes on under this helper agent"));
     kill(first);
     assert_ne!(pid(&server), first);
 }

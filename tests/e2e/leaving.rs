@@ -193,10 +193,11 @@ fn the_log_tells_in_order_what_happened_to_whom() {
         "is ready after".to_owned(),
     ];
     server.log().expect_in_order(&story_of_app);
+    let adopted = server.await_processes("python", 1)[0];
     processes::signal(agent, Signal::SIGKILL);
     let story_of_agent = [
         format!("helper agent {agent} killed by SIGKILL; requests go on"),
-        "is adopted".to_owned(),
+        format!("process {adopted} goes on under this helper agent"),
         "is ready after".to_owned(),
     ];
     server.log().expect_in_order(&story_of_agent);
@@ -206,12 +207,12 @@ fn the_log_tells_in_order_what_happened_to_whom() {
     let story_of_watchdog = [
         "the watchdog is gone; this helper agent takes its place".to_owned(),
         format!("process {successor} is the watchdog now"),
-        "is adopted".to_owned(),
+        format!("process {adopted} goes on under this helper agent"),
     ];
     server.log().expect_in_order(&story_of_watchdog);
     // httpd's parent reaps it, and says so in its own words.
     server.log().expect(&format!(
-        "PSGR0109: the watchdog pid={watchdog} ended (signal 9)"
+        "PSGR0109: the watchdog pid={watchdog} killed by SIGKILL"
     ));
     assert_eq!(load.finish().failures, Vec::<String>::new());
 }

@@ -1,7 +1,7 @@
 //! Taking over what an earlier agent left: groups from `routes`, processes from `routes` and the store. What
 //! serves goes on serving; what was only starting is ended, because nobody knows what it was told.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex};
 
@@ -57,17 +57,39 @@ impl Agent {
             let note = former.processes.get(&process.reference);
             self.adopt_process(process, snapshot.as_ref(), note);
         }
+        self.say_what_was_adopted();
         for snapshot in found.into_values() {
-            log::warn!(
-                "app process {} ({}) is not in the store and not used any more",
-                snapshot.pid,
-                snapshot.process
-            );
+            if snapshot.pid == 0 {
+                log::info!("a process that was being started ended with the agent that did it");
+            } else {
+                log::warn!(
+                    "app process {} ({}) is not in the store and not used any more",
+                    snapshot.pid,
+                    snapshot.process
+                );
+            }
             self.view.dead(snapshot.process);
             self.view.free_process(snapshot.process);
         }
         for event in limits {
             self.tell(event);
+        }
+    }
+
+    /// One line for each app: which of its processes go on as if nothing had happened.
+    fn say_what_was_adopted(&self) {
+        let mut adopted: BTreeMap<GroupId, Vec<String>> = BTreeMap::new();
+        for (_, process) in self.processes.iter().filter(|(_, p)| p.is_serving()) {
+            let of_group = adopted.entry(process.group).or_default();
+            of_group.push(process.pid().to_string());
+        }
+        for (group, pids) in adopted {
+            let group = self.groups.get(group);
+            log::info!(
+                "app {}: process {} goes on under this helper agent",
+                group.map_or("?", |group| &group.name),
+                pids.join(", ")
+            );
         }
     }
 
@@ -193,7 +215,7 @@ impl Agent {
             away: snapshot.state == ProcessState::Away,
             outdated: snapshot.code_generation != newest,
         });
-        log::info!("app process {pid} is adopted");
+        log::debug!("app process {pid} is adopted");
     }
 
     /// Not ready when its agent died, or dead and only its last output is left.

@@ -14,6 +14,7 @@ use tokio::signal::unix::{signal, Signal, SignalKind};
 use tokio::sync::mpsc;
 
 use super::board::BoardWriter;
+use super::ending::End;
 use super::groups::Groups;
 use super::preloaders::Preloaders;
 use super::processes::{Body, Processes};
@@ -78,6 +79,8 @@ pub(super) struct Agent {
     pub(super) is_retired: bool,
     pub(super) next_token: u64,
     pub(super) retiring: RetiringLook,
+    /// Processes that ended, of which it is not known how.
+    pub(super) ends: Vec<End>,
     pub(super) board: BoardWriter,
     epoch: Instant,
     inbox: mpsc::Receiver<Happening>,
@@ -131,6 +134,7 @@ impl Agent {
             // Answers to the agent before may still lie in a control socket: no two agents ask with the same.
             next_token: u64::from(std::process::id()) << 20 | 1,
             retiring: RetiringLook::default(),
+            ends: Vec::new(),
             board: BoardWriter::new(board),
             epoch: now,
             inbox,
@@ -428,6 +432,7 @@ impl Agent {
         self.ask_about_orphans();
         self.end_overdue();
         self.look_for_retiring();
+        self.give_up_explanations();
         self.settle();
         self.look_pause = if self.pool.size() == size {
             (self.look_pause * 2).clamp(LOOK_PAUSE.0, LOOK_PAUSE.1)

@@ -4,19 +4,31 @@
 //! Order matters: the process group is killed while its leader is an unreaped zombie, because only then its
 //! number certainly still names it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::board::seconds_now;
 use super::core::Agent;
 use super::processes::{Body, Phase};
 use super::tasks::{self, Happening};
 use crate::instance;
-use crate::pool::{Event, Observation, ProcessId};
+use crate::pool::{Event, GroupId, Observation, ProcessId};
 use crate::status::board::CrashNote;
 use crate::sys::process::{self, ExitStatus};
 
 /// What a failed process printed last may take so long to arrive after its end.
 pub(super) const LAST_LINES: Duration = Duration::from_millis(200);
+
+/// How long the watchdog may take to say how a process ended that is its child.
+const EXPLANATION: Duration = Duration::from_millis(500);
+
+/// A process that ended, of which it is not known how.
+#[derive(Debug)]
+pub(super) struct End {
+    pid: i32,
+    group: GroupId,
+    was_asked: bool,
+    since: Instant,
+}
 
 impl Agent {
     pub(super) fn with_body(&self, id: ProcessId, act: impl FnOnce(&Body)) {
@@ -91,20 +103,16 @@ impl Agent {
                 }
             }
             Phase::Serving => {
-                let how = status.map_or_else(|| "ended".to_owned(), |status| status.to_string());
-                let group = self.groups.get_mut(process.group);
-                let name = group.as_ref().map_or("?", |group| &group.name);
-                if is_ending {
-                    log::info!("app {name}: process {pid} {how}");
-                } else {
-                    log::warn!("app {name}: process {pid} {how} without having been asked to");
-                    if let Some(group) = group {
-                        group
-                            .app_log
-                            .note(&format!("process {pid} {how} without having been asked to"));
-                        let at = seconds_now();
-                        group.last_crash = Some(CrashNote { pid, at, how });
-                    }
+                let end = End {
+                    pid,
+                    group: process.group,
+                    was_asked: is_ending,
+                    since: Instant::now(),
+                };
+                match status {
+                    Some(status) => self.say_how(&end, &status.to_string()),
+                    // Its parent is the watchdog, which will say in a moment how, or nobody we know.
+                    None => self.ends.push(end),
                 }
                 // What it has done last says whether it ever worked.
                 let seen = self.seen(id);
@@ -159,6 +167,10 @@ impl Agent {
 
     /// The watchdog reaped a process that an earlier agent had started.
     pub(super) fn on_child_exited(&mut self, pid: i32, status: ExitStatus) {
+        if let Some(index) = self.ends.iter().position(|end| end.pid == pid) {
+            let end = self.ends.swap_remove(index);
+            self.say_how(&end, &status.to_string());
+        }
         let Some(id) = self.processes.by_pid(pid) else {
             return;
         };
@@ -170,6 +182,37 @@ impl Agent {
             body.exit = Some(status);
         }
         self.on_exited(id);
+    }
+
+    /// For the log, and for those who look: how a process ended.
+    fn say_how(&mut self, end: &End, how: &str) {
+        let pid = end.pid;
+        let group = self.groups.get_mut(end.group);
+        let name = group.as_ref().map_or("?", |group| &group.name);
+        if end.was_asked {
+            log::info!("app {name}: process {pid} {how}");
+            return;
+        }
+        let text = format!("process {pid} {how} without having been asked to");
+        log::warn!("app {name}: {text}");
+        if let Some(group) = group {
+            group.app_log.note(&text);
+            group.last_crash = Some(CrashNote {
+                pid,
+                at: seconds_now(),
+                how: how.to_owned(),
+            });
+            self.board.touch();
+        }
+    }
+
+    /// Nobody has said how these ended.
+    pub(super) fn give_up_explanations(&mut self) {
+        let is_due = |end: &End| end.since.elapsed() >= EXPLANATION;
+        while let Some(index) = self.ends.iter().position(is_due) {
+            let end = self.ends.swap_remove(index);
+            self.say_how(&end, "ended");
+        }
     }
 
     /// Reaps children that have ended: processes of ours the way they deserve, and orphaned descendants of

@@ -169,13 +169,17 @@ impl Reserve {
             return;
         }
         put(self);
+        let mut of_workers = Vec::new();
         while let Ok(Some(received)) = self.read.recv::<Kept>() {
-            // Among them are sockets of workers, which may make closing them slow.
-            discard(received.fds);
+            if matches!(received.message, Kept::Worker { .. }) {
+                of_workers.extend(received.fds);
+            }
             if received.message == mark {
                 break;
             }
         }
+        // Workers may make closing theirs slow. All at once: there are only so many threads for that.
+        discard(of_workers);
         self.garbage = 0;
     }
 
@@ -186,6 +190,7 @@ impl Reserve {
         self.write.send(&mark, &[])?;
         let (mut instance, mut configs) = (None, BTreeMap::new());
         let mut workers = BTreeMap::new();
+        let mut twice = Vec::new();
         let mut processes: BTreeMap<ProcessKey, (i32, String, [OwnedFd; 3])> = BTreeMap::new();
         loop {
             let received = self
@@ -214,7 +219,7 @@ impl Reserve {
                     pid,
                 } => {
                     let before = workers.insert((slot, generation), (pid, exactly(fds)?));
-                    discard(before.into_iter().flat_map(|(_, fds)| fds).collect());
+                    twice.extend(before.into_iter().flat_map(|(_, fds)| fds));
                 }
                 Kept::Process {
                     slot,
@@ -227,6 +232,7 @@ impl Reserve {
                 Kept::Mark { .. } => {}
             }
         }
+        discard(twice);
         let missing = || io::Error::other("it lacks what the instance consists of");
         let (instance_dir, watchdog_generation, descriptors) = instance.ok_or_else(missing)?;
         // Dead workers stay: they may not have been swept.

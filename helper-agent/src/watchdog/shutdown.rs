@@ -68,7 +68,13 @@ impl Watchdog {
             return;
         };
         entry.exited = Some(exit.status);
-        log::info!("app process {} {}", exit.pid, exit.status);
+        // An agent says so itself, once it knows how.
+        let level = match &self.agent {
+            Some(agent) if agent.has_store => log::Level::Debug,
+            _ => log::Level::Info,
+        };
+        let (app, pid, status) = (&entry.app, exit.pid, exit.status);
+        log::log!(level, "app {app}: process {pid} {status}");
         // Unreaped, it still names its group: what it has left in there goes with it.
         let _ = pidfd::signal_group_of_child(exit.pid, libc::SIGKILL);
         if self.agent.as_ref().is_some_and(|agent| agent.has_store) {

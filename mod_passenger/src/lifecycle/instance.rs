@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
 use passenger_shm::channel::Channel;
 use passenger_shm::messages::{self as wire, FromParent, ToParent};
 
@@ -206,7 +207,7 @@ pub(crate) fn watchdog_died(pconf: Pool<'_>, pid: i32, status: i32) {
     }
     retained::forget_watchdog();
     log::error!(
-        "{}: the watchdog pid={pid} ended ({}); the agent takes its place",
+        "{}: the watchdog pid={pid} {}; the agent takes its place",
         codes::WATCHDOG_DIED,
         describe(status)
     );
@@ -219,9 +220,13 @@ pub(crate) fn watchdog_died(pconf: Pool<'_>, pid: i32, status: i32) {
 
 fn describe(status: i32) -> String {
     if libc::WIFSIGNALED(status) {
-        return format!("signal {}", libc::WTERMSIG(status));
+        let number = libc::WTERMSIG(status);
+        return match Signal::try_from(number) {
+            Ok(signal) => format!("killed by {signal}"),
+            Err(_) => format!("killed by signal {number}"),
+        };
     }
-    format!("exit status {}", libc::WEXITSTATUS(status))
+    format!("exited with status {}", libc::WEXITSTATUS(status))
 }
 
 /// The last worker of a generation is gone.
