@@ -5,6 +5,7 @@
 //! Who asks is what the kernel says: root and the user of the instance may do everything, others what concerns
 //! the apps that run as them.
 
+use passenger_shm::messages::{Config, Registration};
 use serde::{Deserialize, Serialize};
 
 /// Name of the socket in the instance directory.
@@ -22,6 +23,11 @@ pub enum Request {
         #[serde(default)]
         rolling: bool,
     },
+    /// Say how that app is configured.
+    Configuration {
+        /// The exact name of its group.
+        name: String,
+    },
     /// Send no more requests to that process; it finishes what it has, ends, and is replaced if it is missed.
     DetachProcess {
         /// Its PID.
@@ -35,6 +41,13 @@ pub enum Request {
 pub enum Answer {
     /// It is done, or begun.
     Done,
+    /// How an app is configured, and what leads to it.
+    Configured {
+        /// What concerns it.
+        config: Box<Config>,
+        /// Its records and its document root.
+        registration: Registration,
+    },
     /// There is no such app or process, or it is somebody else's: the answer is the same.
     Unknown,
     /// Not understood, or not possible now: a sentence.

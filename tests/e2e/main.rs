@@ -47,7 +47,7 @@
 //! * `hijack`: Rack apps that take the connection.
 //! * `sticky`: clients that stay with a process.
 //! * `shipped`: the demo of `make run` and the files of `apache-conf`.
-//! * `tools`: passenger-status and passenger-config.
+//! * `tools`: passenger-status; `steering`: passenger-config.
 //! * `cleanup`: nothing is left when any of the parts is killed, and nobody else is touched.
 //! * `stop`: nothing is left, whatever the apps do against it.
 //! * `upgrade`: another build is installed under a running server.
@@ -91,8 +91,8 @@ mod passengerfile;
 mod poison;
 mod pool;
 mod preloading;
-mod pretended;
 mod prestart;
+mod pretended;
 mod projects;
 mod published;
 mod python_sockets;
@@ -110,6 +110,7 @@ mod slow_streams;
 mod smuggling;
 mod sockets;
 mod starts;
+mod steering;
 mod sticky;
 mod stop;
 mod stopped;

@@ -164,6 +164,7 @@ impl Agent {
             _ if self.stop_at.is_some() => Answer::Refused("the instance is ending".to_owned()),
             Request::RestartApp { name, rolling } => self.restart_by_name(viewer, name, *rolling),
             Request::DetachProcess { pid } => self.detach(viewer, *pid),
+            Request::Configuration { name } => self.configuration_by_name(viewer, name),
         };
         let _ = reply.send(answer);
     }
@@ -187,6 +188,26 @@ impl Agent {
             }
         }
         Answer::Done
+    }
+
+    /// The first group of that name that somebody can tell of.
+    fn configuration_by_name(&self, viewer: Viewer, name: &str) -> Answer {
+        let named = self.groups.iter().filter(|(_, group)| group.name == name);
+        let mut visible = named.filter(|(_, group)| viewer.may_see(group.facts.uid));
+        let known = visible.find_map(|(_, group)| {
+            let registration = group.registration.clone()?;
+            Some((group, registration))
+        });
+        let Some((group, registration)) = known else {
+            return Answer::Unknown;
+        };
+        match group.configuration.excerpt(&registration) {
+            Ok(config) => Answer::Configured {
+                config: Box::new(config),
+                registration,
+            },
+            Err(text) => Answer::Refused(text),
+        }
     }
 
     fn detach(&mut self, viewer: Viewer, pid: i32) -> Answer {

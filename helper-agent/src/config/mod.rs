@@ -17,7 +17,7 @@ mod value;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use passenger_shm::messages::{self, Apache, Config, Record, Registration, Server};
+use passenger_shm::messages::{self, Apache, Config, Directive, Record, Registration, Server};
 
 pub use definition::{Definition, Identity};
 pub use global::Global;
@@ -36,6 +36,8 @@ pub struct Configuration {
     pub apache: Apache,
     /// Directives of global context.
     pub global: Global,
+    /// The same as they were written, for who is told of them.
+    global_directives: Vec<Directive>,
     servers: Vec<Server>,
     records: BTreeMap<u32, Record>,
 }
@@ -66,6 +68,7 @@ impl Configuration {
             generation: config.generation,
             apache: config.apache,
             global,
+            global_directives: config.global,
             servers: config.servers,
             records,
         })
@@ -78,6 +81,37 @@ impl Configuration {
     /// When the chain names a record that the administrator did not write.
     pub fn options(&self, chain: &[u32]) -> Result<AppOptions, String> {
         AppOptions::merge(self.records_of(chain)?)
+    }
+
+    /// What of this configuration concerns one app: its records, its servers, and what is global. Places of other
+    /// servers stay, because records name servers by number, and are empty.
+    ///
+    /// # Errors
+    /// As [`Configuration::options`].
+    pub fn excerpt(&self, registration: &Registration) -> Result<Config, String> {
+        let records = self.records_of(&registration.chain)?;
+        let root = registration.document_root.trim_end_matches('/');
+        let servers = self.servers.iter().enumerate().map(|(number, server)| {
+            let is_told = number == 0 || server.document_root.trim_end_matches('/') == root;
+            let none = Server {
+                name: String::new(),
+                document_root: String::new(),
+                env: vec![],
+            };
+            if is_told {
+                server.clone()
+            } else {
+                none
+            }
+        });
+        Ok(Config {
+            generation: self.generation,
+            build: String::new(),
+            apache: self.apache.clone(),
+            global: self.global_directives.clone(),
+            servers: servers.collect(),
+            records: records.into_iter().cloned().collect(),
+        })
     }
 
     fn records_of(&self, chain: &[u32]) -> Result<Vec<&Record>, String> {
@@ -322,6 +356,34 @@ pub(crate) mod tests {
         assert_eq!(known("/home/bob/public", &[1, 2]), Ok(false));
         assert_eq!(known("/home/bob/public", &[3, 1]), Ok(true));
         assert_eq!(known("/home/bob/public", &[1]), Ok(true));
+    }
+
+    #[test]
+    fn an_excerpt_says_of_an_app_what_the_whole_says_and_nothing_of_others() {
+        let config = configuration(
+            1,
+            &["/srv/main", "/home/alice/public", "/home/bob/public"],
+            &[
+                ("", &[("PassengerAppEnv", "staging")]),
+                ("host 1", &[("PassengerUser", "alice")]),
+                ("host 2", &[("PassengerAppRoot", "/home/bob")]),
+            ],
+        );
+        let registration = Registration {
+            generation: 1,
+            chain: vec![1, 0, 3],
+            document_root: "/home/bob/public".into(),
+            base_uri: String::new(),
+        };
+        let excerpt = config.excerpt(&registration).unwrap();
+        let text = String::from_utf8(messages::encode_config(&excerpt).unwrap()).unwrap();
+        assert!(!text.contains("alice"), "{text}");
+        let part = Configuration::parse(text.as_bytes()).unwrap();
+        let chain = &registration.chain;
+        assert_eq!(part.options(chain), config.options(chain));
+        let known = part.knows_document_root("/home/bob/public", chain);
+        assert_eq!(known, Ok(true));
+        assert_eq!(part.knows_document_root("", chain), Ok(false));
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use passenger_shm::messages::{Config, Registration};
+
 use super::arguments::{DetachArguments, ListArguments, RestartArguments};
 use super::{client, registry, say, Failure, Outcome};
 use crate::admin::{Answer, Request};
@@ -41,7 +43,7 @@ pub(super) fn restart_app(arguments: &RestartArguments) -> Outcome {
             rolling: arguments.rolling_restart,
         };
         match client::ask(&instance, &restart)? {
-            Answer::Done => {}
+            Answer::Done | Answer::Configured { .. } => {}
             // It was forgotten between the two questions.
             Answer::Unknown => return Err(Failure::absent(format!("{name} is gone"))),
             Answer::Refused(why) => return Err(Failure::unable(why)),
@@ -74,6 +76,24 @@ fn by_name(report: &Report, name: &str) -> Vec<String> {
     let groups = report.groups.iter().filter(|group| group.name == name);
     // Groups of one name are restarted by one question.
     groups.take(1).map(|group| group.name.clone()).collect()
+}
+
+/// How a running instance has the app in that directory configured, and the instance's name. `None`: none serves it,
+/// or none that tells us.
+pub(super) fn configured(app: &Path) -> Option<(String, Config, Registration)> {
+    let directory = resolved(app);
+    registry::all().into_iter().find_map(|instance| {
+        let report = client::status(&instance).ok()?;
+        let is_it = |group: &&GroupReport| resolved(Path::new(&group.app_root)) == directory;
+        let name = report.groups.iter().find(is_it)?.name.clone();
+        match client::ask(&instance, &Request::Configuration { name }) {
+            Ok(Answer::Configured {
+                config,
+                registration,
+            }) => Some((instance.name.clone(), *config, registration)),
+            _ => None,
+        }
+    })
 }
 
 /// Apps in or below the directory; if there are none, the innermost one that the directory is in. Whole
@@ -109,7 +129,7 @@ pub(super) fn detach_process(arguments: &DetachArguments) -> Outcome {
     let instance = registry::choose(arguments.instance.as_deref())?;
     let pid = arguments.pid;
     match client::ask(&instance, &Request::DetachProcess { pid })? {
-        Answer::Done => {
+        Answer::Done | Answer::Configured { .. } => {
             say(&format!("Process {pid} detached.\n"))?;
             Ok(0)
         }

@@ -12,6 +12,7 @@ use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use passenger_shm::messages::{self, Apache, Config, Registration, Server};
 
 use super::checks::path_of_httpd;
+use super::steer;
 use super::validate::{Finding, Level};
 use crate::config::Configuration;
 use crate::output::{Drained, LineDrain, Scratch};
@@ -31,10 +32,13 @@ const LAST_WORDS: Duration = Duration::from_millis(500);
 /// Starts the app in that directory.
 pub(super) fn start(app: &Path, prefix: &Path) -> Finding {
     let check = format!("whether the app in {} starts", app.display());
-    let result = prepare_trial(app, prefix).and_then(|(prepared, directory)| {
+    let result = prepare_trial(app, prefix).and_then(|(prepared, directory, source)| {
         let result = run(&prepared, prefix, &directory);
         let _ = fs::remove_dir_all(&directory);
-        result
+        match result {
+            Ok(text) => Ok(format!("{text} It was tried with {source}.")),
+            Err(text) => Err(format!("{text}\nIt was tried with {source}.")),
+        }
     });
     match result {
         Ok(text) => Finding::new(&check, Level::Ok, text),
@@ -42,20 +46,30 @@ pub(super) fn start(app: &Path, prefix: &Path) -> Finding {
     }
 }
 
-/// What would be started, and a directory for its socket that only we can enter.
-fn prepare_trial(app: &Path, prefix: &Path) -> Result<(Prepared, PathBuf), String> {
+/// What would be started, a directory for its socket that only we can enter, and whose directives these are.
+fn prepare_trial(app: &Path, prefix: &Path) -> Result<(Prepared, PathBuf, String), String> {
     let app = app
         .canonicalize()
         .map_err(|e| format!("cannot find {}: {e}", app.display()))?;
     let public = app.join("public");
     let document_root = public.to_str().ok_or("its path is not UTF-8")?.to_owned();
-    let configuration = Configuration::parse(&messages::encode_config(&plain(&document_root))?)?;
-    let registration = Registration {
-        generation: 1,
-        chain: vec![],
-        document_root,
-        base_uri: String::new(),
-    };
+    let (source, config, registration) = steer::configured(&app).map_or_else(
+        || {
+            let registration = Registration {
+                generation: 1,
+                chain: vec![],
+                document_root: document_root.clone(),
+                base_uri: String::new(),
+            };
+            let source = "the directives' defaults (no running instance serves it)".to_owned();
+            (source, plain(&document_root), registration)
+        },
+        |(instance, config, registration)| {
+            let source = format!("the directives that instance {instance} has for it");
+            (source, config, registration)
+        },
+    );
+    let configuration = Configuration::parse(&messages::encode_config(&config)?)?;
     let loaders = prefix.join("share/passenger/loaders");
     // What is looked up, and what the app gets, is what httpd's apps get.
     std::env::set_var("PATH", path_of_httpd());
@@ -68,7 +82,7 @@ fn prepare_trial(app: &Path, prefix: &Path) -> Result<(Prepared, PathBuf), Strin
         .mode(0o700)
         .create(&directory)
         .map_err(|e| format!("cannot make the directory {}: {e}", directory.display()))?;
-    Ok((prepared, directory))
+    Ok((prepared, directory, source))
 }
 
 /// The configuration of an httpd without any directive of ours.
