@@ -3,7 +3,8 @@
 use crate::clients::{with_h2, Program};
 use crate::modules::{load, MPMS};
 use crate::slow::{one_process, single, site, LARGE};
-use harness::{App, Language, Mpm, Server, Setup, Site};
+use harness::{processes, App, Language, Mpm, Server, Setup, Site};
+use std::path::PathBuf;
 
 /// Writes `/pauses?N` pieces of 256 KiB and pauses after each, `/dies?N` the same and ends its process then.
 const PAUSING: &str = "
@@ -16,9 +17,11 @@ def application(env, start_response):
 
 def pieces(path, count):
     for _ in range(count):
-        yield b'0123456789abcdef' * 16384
+        yield b'0123456789abcdef' * (32768 if path == '/large' else 16384)
         # Long enough to count as a pause.
         time.sleep(0.06)
+    while path == '/large' and not os.path.exists('gate'):
+        time.sleep(0.005)
     if path == '/dies':
         open('dying', 'w').close()
         os.kill(os.getpid(), signal.SIGKILL)
@@ -83,6 +86,23 @@ pub(crate) fn an_app_that_dies_while_an_h2_client_does_not_read_cuts_its_respons
     assert!(!is_whole, "{} bytes look complete", rest.len());
     server.log().expect("PSGR0210");
     assert_eq!(server.get("slow", "/").ok(), "small");
+}
+
+#[test]
+fn what_an_h2_client_got_is_not_kept_open() {
+    let server = pausing(Mpm::Event);
+    // Each of these is more than is held in memory.
+    let mut reader = Program::h2(&server, "slow", "/large?20");
+    reader.bytes_of(20 * 2 * PIECE);
+    let is_buffer = |file: &PathBuf| file.to_string_lossy().ends_with(" (deleted)");
+    let count = |worker: i32| {
+        let files = processes::open_files(worker);
+        files.iter().filter(|file| is_buffer(file)).count()
+    };
+    let kept: usize = server.workers().into_iter().map(count).sum();
+    assert!(kept < 10, "{kept} files are open that nobody needs");
+    server.touch("slow", "gate");
+    assert!(reader.rest().1);
 }
 
 #[test]

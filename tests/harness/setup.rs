@@ -99,6 +99,13 @@ impl Default for Setup {
 }
 
 impl Setup {
+    /// Whether httpd itself may crash when it is stopped: a thread of mod_http2 takes prefork's SIGTERM and frees what
+    /// the others work with.
+    pub(crate) fn crashes_at_stop(&self) -> bool {
+        let speaks_h2 = |line: &String| line.contains("http2_module");
+        self.mpm == Mpm::Prefork && self.directives.iter().any(speaks_h2)
+    }
+
     /// A server under the event MPM with one site.
     #[must_use]
     pub fn of(site: Site) -> Setup {

@@ -186,11 +186,12 @@ impl<'d> Output<'d> {
         gathered: Rest,
     ) -> Result<(), OutputError> {
         self.has_passed = true;
+        write_pieces(r, gathered)?;
         let flush = brigade::Output {
             flush: true,
             ..Default::default()
         };
-        Ok(write_rest(r, gathered, flush)?)
+        Ok(brigade::write(r, flush)?)
     }
 
     /// Goes on with what was gathered meanwhile.
@@ -221,7 +222,7 @@ impl<'d> Output<'d> {
                 true => {
                     self.has_passed = true;
                     let (gathered, _) = self.take_gathered();
-                    Ok(write_rest(r, gathered, brigade::Output::default())?)
+                    write_pieces(r, gathered)
                 }
                 false => Ok(()),
             };
@@ -304,6 +305,25 @@ fn new_spill(directory: &Path, has_socket: bool) -> Spill<'_> {
         GATHERED_BYTES
     };
     Spill::new(directory, memory)
+}
+
+/// Hands over what a spill held in the middle of a response: copied, since httpd keeps a file that it was given open until
+/// the request ends, and there may be thousands. May block, and holds no more than a piece in memory.
+fn write_pieces(r: &mut Request<'_>, mut rest: Rest) -> Result<(), OutputError> {
+    loop {
+        let piece = rest.read(PIECE_BYTES).map_err(OutputError::Spill)?;
+        if piece.is_empty() {
+            return Ok(());
+        }
+        let data = &piece[..];
+        brigade::write(
+            r,
+            brigade::Output {
+                data,
+                ..Default::default()
+            },
+        )?;
+    }
 }
 
 /// Hands all that a spill held to httpd in one brigade, then what `end` says.
