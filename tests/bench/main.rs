@@ -13,6 +13,7 @@ mod queue;
 mod report;
 mod wrk;
 
+use harness::setting::setting;
 use harness::{App, Language, Server, Setup, Site, UnderTest};
 use report::{Cell, Report};
 use serde_json::json;
@@ -101,13 +102,6 @@ fn contestants() -> Vec<Contestant> {
             targets: vec![(STATIC, "/hello.txt")],
         },
     ]
-}
-
-fn setting(name: &str, default: u32) -> u32 {
-    std::env::var(name)
-        .ok()
-        .and_then(|value| value.parse().ok())
-        .unwrap_or(default)
 }
 
 fn main() -> ExitCode {

@@ -23,6 +23,7 @@ mod slow;
 mod tables;
 mod visitor;
 
+use harness::setting::setting;
 use part::Part;
 use random::Random;
 use serde_json::json;
@@ -31,13 +32,6 @@ use std::time::Duration;
 
 /// All parts, in the order they run in.
 const PARTS: &str = "slow huge steady graceful bare theirs gap reload sigterm chaos";
-
-fn setting(name: &str, default: u64) -> u64 {
-    std::env::var(name)
-        .ok()
-        .and_then(|value| value.parse().ok())
-        .unwrap_or(default)
-}
 
 fn main() -> ExitCode {
     let Some(out) = std::env::args().nth(1) else {
@@ -72,14 +66,13 @@ fn run(out: &str) -> Result<bool, String> {
 
 fn part_called(name: &str) -> Result<Part, String> {
     let requests = setting("CHAOS_REQUESTS", 1_000_000);
-    let narrow = |name, default| u32::try_from(setting(name, default)).unwrap_or(u32::MAX);
     match name {
         "steady" => bouts::steady(requests),
-        "graceful" => bouts::graceful(requests, narrow("CHAOS_GRACEFULS", 50)),
-        "bare" => bouts::bare(requests, narrow("CHAOS_GRACEFULS", 50)),
-        "theirs" => bouts::theirs(requests, narrow("CHAOS_GRACEFULS", 50)),
+        "graceful" => bouts::graceful(requests, setting("CHAOS_GRACEFULS", 50)),
+        "bare" => bouts::bare(requests, setting("CHAOS_GRACEFULS", 50)),
+        "theirs" => bouts::theirs(requests, setting("CHAOS_GRACEFULS", 50)),
         "gap" => Ok(gap::measure()),
-        "reload" => Ok(leaks::measure(narrow("CHAOS_RELOADS", 200))),
+        "reload" => Ok(leaks::measure(setting("CHAOS_RELOADS", 200))),
         "sigterm" => Ok(sigterm::measure()),
         "slow" => Ok(slow::measure(
             setting("CHAOS_SLOW_REQUESTS", 20_000),

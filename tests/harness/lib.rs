@@ -24,6 +24,7 @@ pub mod log;
 pub mod processes;
 pub mod reload;
 pub mod scarcity;
+pub mod setting;
 pub mod setup;
 pub mod stage;
 pub mod under_test;
