@@ -37,8 +37,15 @@ impl Installation {
 
     /// Installs it again, as `make install` does: new files are renamed over the old ones. To httpd it is
     /// another build.
+    ///
+    /// # Panics
+    /// When it cannot be copied.
     pub fn again(&self) {
-        copy(&stage::prefix(), &self.prefix);
+        open(&self.prefix);
+        // Frameworks may lie beside them: thousands of files.
+        for part in ["bin", "libexec", "modules", "share"] {
+            copy(&stage::prefix().join(part), &self.prefix.join(part));
+        }
     }
 
     /// Replaces every loader by one that fails.
@@ -81,9 +88,13 @@ impl Drop for Installation {
     }
 }
 
+fn open(directory: &Path) {
+    fs::create_dir_all(directory).expect("create a directory of the installation");
+    fs::set_permissions(directory, fs::Permissions::from_mode(0o755)).expect("open the directory");
+}
+
 fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).expect("create a directory of the installation");
-    fs::set_permissions(to, fs::Permissions::from_mode(0o755)).expect("open the directory");
+    open(to);
     for entry in fs::read_dir(from).expect("read the stage") {
         let path = entry.expect("read a directory entry").path();
         let target = to.join(path.file_name().expect("an entry has a name"));
