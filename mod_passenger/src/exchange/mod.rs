@@ -339,7 +339,8 @@ impl Attempt<'_, '_> {
 
 /// Frees the seat: the response's end was read, or the app closed or died.
 fn give_back(seat: &mut Option<Seat<'_>>, holds_seat: &AtomicBool) {
-    // Relaxed: written and read by this one thread.
+    // Relaxed: read by this request's thread only, which a reader of its own ends before (`flush_and_read`), or too early
+    // to matter: a seat that is thought to be held makes nothing but a nested request wait less.
     holds_seat.store(false, Ordering::Relaxed);
     if let Some(seat) = seat.take() {
         seat.release();

@@ -6,6 +6,7 @@ use super::output::{Finish, Output, OutputError};
 use super::{
     give_back, has_left, Answer, Attempt, AttemptError, Interruption, Outbound, Response, LEFT,
 };
+use crate::ffi::process::with_signals_blocked;
 use crate::ffi::request::Request;
 use crate::upstream::body::{BadBody, BodyDecoder};
 use crate::upstream::head::ResponseHead;
@@ -256,22 +257,27 @@ impl Attempt<'_, '_> {
         output: &mut Output<'_>,
         incoming: &mut Incoming,
     ) -> Result<Event, OutputError> {
-        let (stop, stopped) = UnixStream::pair().map_err(OutputError::Spill)?;
         let bound = output.bound();
         let (gathered, mut next) = output.take_gathered();
+        // Without a reader (no descriptors, no threads) the app waits for the client; the response is as right.
+        let Ok((stop, stopped)) = UnixStream::pair() else {
+            let passed = output.flush_gathered(r, gathered);
+            output.go_on_with(next);
+            return passed.map(|()| Event::Input);
+        };
         let (connection, seat) = (&mut *self.connection, &mut self.seat);
         let holds_seat = self.holds_seat;
         let mut event = Event::Input;
         let passed = thread::scope(|scope| {
-            let reader = thread::Builder::new().stack_size(READER_STACK_BYTES);
-            // Without one the app waits for the client; the response is as right.
-            let reader = reader.spawn_scoped(scope, || {
+            let builder = thread::Builder::new().stack_size(READER_STACK_BYTES);
+            let read = || {
                 let event = incoming.read_until(&stopped, connection, &mut next, bound);
                 if incoming.is_over(event) {
                     give_back(seat, holds_seat);
                 }
                 event
-            });
+            };
+            let reader = with_signals_blocked(|| builder.spawn_scoped(scope, read));
             let passed = output.flush_gathered(r, gathered);
             drop(stop);
             if let Ok(reader) = reader {

@@ -7,6 +7,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use nix::sys::signal::{SigSet, SigmaskHow};
+
 use super::barrier::guard;
 use super::bindings::ap_close_listeners;
 
@@ -61,23 +63,21 @@ pub(crate) fn spawn_signal_blocked(
     name: &str,
     body: impl FnOnce() + Send + 'static,
 ) -> io::Result<()> {
-    // SAFETY: sigset_t is plain data, which sigfillset initializes.
-    let mut all: libc::sigset_t = unsafe { std::mem::zeroed() };
-    // SAFETY: as above.
-    let mut before: libc::sigset_t = unsafe { std::mem::zeroed() };
-    // SAFETY: both sets live on this stack.
-    unsafe {
-        libc::sigfillset(&raw mut all);
-        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, &raw mut before);
-    }
-    // The thread inherits the mask of its creator.
-    let result = std::thread::Builder::new()
-        .name(name.to_owned())
-        .stack_size(STACK_BYTES)
-        .spawn(move || guard((), body));
-    // SAFETY: restores what was saved above.
-    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const before, std::ptr::null_mut()) };
+    let builder = std::thread::Builder::new();
+    let builder = builder.name(name.to_owned()).stack_size(STACK_BYTES);
+    let result = with_signals_blocked(|| builder.spawn(move || guard((), body)));
     result.map(drop)
+}
+
+/// Starts a thread by `start` in which every signal is blocked: it inherits the mask of its creator.
+pub(crate) fn with_signals_blocked<T>(start: impl FnOnce() -> T) -> T {
+    let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK);
+    let result = start();
+    if let Ok(before) = before {
+        // It was this thread's mask a moment ago, so this cannot fail.
+        let _ = before.thread_set_mask();
+    }
+    result
 }
 
 /// Seconds on a clock that never goes back and is the same for this process over all reloads.
