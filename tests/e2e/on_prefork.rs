@@ -35,11 +35,7 @@ on_prefork! {
         the_app_sees_the_url_as_the_client_sent_it,
         a_client_that_goes_away_in_the_middle_does_not_disturb_the_next;
     slow:
-        a_slow_reader_over_tls_occupies_no_process,
-        a_stream_over_h2_and_tls_arrives_while_the_app_pauses;
-    slow_streams:
-        an_app_that_dies_while_an_h2_client_does_not_read_cuts_its_response,
-        an_h2_client_that_vanishes_while_it_does_not_read_leaves_the_app_free;
+        a_slow_reader_over_tls_occupies_no_process;
     retry:
         a_get_that_killed_its_process_is_sent_once_more,
         a_get_that_kills_every_process_is_given_up_after_the_second,
@@ -91,9 +87,6 @@ on_prefork! {
         events_of_asgi_arrive_one_by_one,
         events_of_node_arrive_one_by_one,
         an_asgi_app_hears_that_the_client_is_gone,
-        early_hints_of_rack_come_first,
-        early_hints_of_asgi_come_first,
-        early_hints_of_node_come_first,
         pipelined_requests_to_a_node_app_are_answered_in_order;
     concurrency:
         a_location_has_a_time_limit_of_its_own,

@@ -188,3 +188,34 @@ fn a_silent_tls_client_is_pinged_and_closed_if_it_does_not_answer() {
         }
     }
 }
+
+/// Bytes that are no frames, lengths that nothing has, kinds that do not exist, no mask: what the app makes of them is its
+/// affair, and nobody else's.
+#[test]
+fn nonsense_in_place_of_frames_harms_nobody() {
+    for mpm in [Mpm::Event, Mpm::Prefork] {
+        let server = Setup::default().mpm(mpm).site(site()).start();
+        let mut other = open(&server);
+        let nonsense: [&[u8]; 7] = [
+            b"GET / HTTP/1.1\r\nHost: ws\r\n\r\n",
+            &[0x82, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff],
+            &[0x89, 0xfe, 0xff, 0xff, 1, 2, 3, 4],
+            &[0xf3, 0x85, 1, 2, 3, 4, 5, 6, 7, 8, 9],
+            &[0x81, 0x05, b'h', b'e', b'l', b'l', b'o'],
+            &[0x80; 5000],
+            &[0xff; 5000],
+        ];
+        let strange: Vec<_> = nonsense
+            .iter()
+            .map(|bytes| {
+                let mut stream = open(&server);
+                stream.write_all(bytes).expect("send");
+                stream
+            })
+            .collect();
+        echoes(&mut other, TEXT, b"still here");
+        assert_eq!(server.get("ws", "/").ok(), "plain request", "{mpm:?}");
+        drop((strange, other));
+        await_open(&server, 0);
+    }
+}
