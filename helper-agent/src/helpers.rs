@@ -1,12 +1,20 @@
 //! Threads for work that may block on somebody else's file system or name service. Few at a time, each only
 //! for as long as there is work; and where the machine gives no thread, an error instead of a panic.
+//!
+//! One that is at its job for long hangs in a file system, perhaps for ever, and does not count: an app must not keep
+//! the others from being started by a directory that does not answer.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
-/// How many there may be at once.
+/// How many there may be at once that do not hang.
 const MOST_THREADS: usize = 16;
+/// How many there may be at once, whatever they do.
+const MOST_OF_ALL: usize = 256;
+/// From then on a job hangs.
+const HANGS: Duration = Duration::from_secs(5);
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -14,6 +22,21 @@ type Job = Box<dyn FnOnce() + Send>;
 struct Work {
     waiting: VecDeque<Job>,
     threads: usize,
+    /// When the jobs that are being done began.
+    begun: BTreeMap<u64, Instant>,
+    next: u64,
+}
+
+impl Work {
+    /// Whether another thread may be started.
+    fn has_room(&self) -> bool {
+        let hanging = self
+            .begun
+            .values()
+            .filter(|at| at.elapsed() >= HANGS)
+            .count();
+        self.threads < MOST_OF_ALL && self.threads - hanging.min(self.threads) < MOST_THREADS
+    }
 }
 
 /// Hands work to helper threads.
@@ -36,7 +59,7 @@ impl Helpers {
     pub(crate) fn run(&self, job: impl FnOnce() + Send + 'static) -> io::Result<()> {
         let mut work = self.work();
         work.waiting.push_back(Box::new(job));
-        if work.threads >= MOST_THREADS {
+        if !work.has_room() {
             return Ok(());
         }
         let helpers = self.clone();
@@ -63,9 +86,13 @@ impl Helpers {
                 work.threads -= 1;
                 return;
             };
+            let number = work.next;
+            work.next += 1;
+            work.begun.insert(number, Instant::now());
             drop(work);
             // The hook has logged it; whoever waits for the result has a deadline.
             let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(job));
+            self.work().begun.remove(&number);
         }
     }
 
@@ -110,6 +137,44 @@ mod tests {
         while helpers.work().threads > 0 {
             std::thread::yield_now();
         }
+    }
+
+    #[test]
+    fn jobs_that_hang_keep_no_other_from_being_done() {
+        let helpers = Helpers::default();
+        let (gate, opened) = mpsc::channel::<()>();
+        let opened = Arc::new(Mutex::new(opened));
+        for _ in 0..MOST_THREADS {
+            let opened = Arc::clone(&opened);
+            let hang = move || {
+                let _ = opened.lock().unwrap_or_else(PoisonError::into_inner).recv();
+            };
+            helpers.run(hang).unwrap();
+        }
+        let (done, result) = mpsc::channel();
+        let again = done.clone();
+        helpers.run(move || done.send(1).unwrap()).unwrap();
+        let deadline = Instant::now() + PATIENCE;
+        while helpers.work().begun.len() < MOST_THREADS {
+            assert!(Instant::now() < deadline, "all are at it");
+            std::thread::yield_now();
+        }
+        assert!(result.try_recv().is_err(), "nobody is free");
+        let long_ago = Instant::now().checked_sub(HANGS).unwrap();
+        helpers
+            .work()
+            .begun
+            .values_mut()
+            .for_each(|at| *at = long_ago);
+        // With the next job there is somebody for both.
+        helpers.run(move || again.send(2).unwrap()).unwrap();
+        assert_eq!(result.recv_timeout(PATIENCE), Ok(1));
+        assert_eq!(result.recv_timeout(PATIENCE), Ok(2));
+        drop(gate);
+        while helpers.work().threads > 0 {
+            std::thread::yield_now();
+        }
+        assert!(helpers.work().begun.is_empty());
     }
 
     #[test]

@@ -5,8 +5,10 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
+use tokio::sync::oneshot;
 
 use super::tasks::{Happening, Happenings};
+use crate::helpers::Helpers;
 use crate::pool::ProcessId;
 use crate::spawn::port;
 
@@ -23,6 +25,7 @@ pub(super) async fn answer(
     process: ProcessId,
     port: u16,
     uid: u32,
+    helpers: Helpers,
     out: Happenings,
 ) -> io::Result<()> {
     let mut has_complained = false;
@@ -32,7 +35,12 @@ pub(super) async fn answer(
         let Ok(stream) = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await else {
             continue;
         };
-        let owner = tokio::task::spawn_blocking(move || port::listener(port)).await;
+        let (told, owner) = oneshot::channel();
+        // Where there is no thread the question is dropped, and with it the end that would be told.
+        let _ = helpers.run(move || {
+            let _ = told.send(port::listener(port));
+        });
+        let owner = owner.await;
         match owner {
             Ok(Some(owner)) if owner == uid => {}
             Ok(Some(owner)) => {
@@ -92,7 +100,7 @@ mod tests {
                 .build()
                 .unwrap();
             let (out, mut inbox) = mpsc::channel(1);
-            let waited = answer(ProcessId(7), port, uid, out);
+            let waited = answer(ProcessId(7), port, uid, Helpers::default(), out);
             let limit = Duration::from_secs(20);
             // Whether in time or not: what counts is what it said.
             let _ = runtime.block_on(async { tokio::time::timeout(limit, waited).await });

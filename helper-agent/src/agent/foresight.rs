@@ -15,7 +15,7 @@ impl Agent {
     pub(super) fn foresee(&self) {
         let configuration = Arc::clone(&self.configuration);
         let out = self.happenings.clone();
-        tokio::task::spawn_blocking(move || {
+        let begun = self.helpers.run(move || {
             for registration in configuration.foreseen() {
                 match Application::find(&configuration, &registration) {
                     Ok(app) => {
@@ -34,6 +34,9 @@ impl Agent {
                 }
             }
         });
+        if let Err(e) = begun {
+            log::warn!("no app is started in advance, there is no thread to look for them: {e}");
+        }
     }
 
     pub(super) fn on_foreseen(

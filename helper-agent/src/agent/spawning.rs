@@ -239,8 +239,13 @@ impl Agent {
         let mut body = self.watch_body(id, launched, group, &tail);
         if let Some(reserved) = &prepared.port {
             body.is_command = true;
-            let answer =
-                answering::answer(id, reserved.port, prepared.uid, self.happenings.clone());
+            let answer = answering::answer(
+                id,
+                reserved.port,
+                prepared.uid,
+                self.helpers.clone(),
+                self.happenings.clone(),
+            );
             body.tasks.push(watch(answer));
         }
         if let Some(process) = self.processes.get_mut(id) {

@@ -1,6 +1,7 @@
 //! Which instances there are: directories in the registries whose watchdog lives.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::Failure;
@@ -42,9 +43,20 @@ fn registries() -> Vec<PathBuf> {
         _ => {
             let mut all = vec![PathBuf::from(OF_ROOT), instance::default_registry()];
             all.dedup();
+            all.retain(|registry| is_trusted(registry));
             all
         }
     }
+}
+
+/// Whether nobody else made that directory: below /tmp anybody could, to be told what is meant for an instance.
+fn is_trusted(registry: &Path) -> bool {
+    let own = nix::unistd::geteuid().as_raw();
+    let facts = fs::symlink_metadata(registry);
+    // What is not there says so later.
+    facts.map_or(true, |facts| {
+        facts.is_dir() && [0, own].contains(&facts.uid())
+    })
 }
 
 /// All running instances, in the order of their names.
@@ -192,6 +204,20 @@ mod tests {
             watchdog_pid: 7,
             agent_pid: None,
         }
+    }
+
+    #[test]
+    fn a_registry_that_somebody_else_made_is_none() {
+        let base = std::env::temp_dir().join(format!("psgr-registry-{}", std::process::id()));
+        fs::create_dir(&base).unwrap();
+        assert!(is_trusted(&base) && is_trusted(&base.join("missing")));
+        std::os::unix::fs::symlink(&base, base.join("link")).unwrap();
+        assert!(!is_trusted(&base.join("link")));
+        if nix::unistd::geteuid().is_root() {
+            std::os::unix::fs::chown(&base, Some(65_534), None).unwrap();
+            assert!(!is_trusted(&base));
+        }
+        fs::remove_dir_all(base).unwrap();
     }
 
     #[test]

@@ -74,6 +74,8 @@ pub(super) struct Reserve {
     write: Channel,
     read: Channel,
     garbage: usize,
+    /// Something did not fit into it.
+    is_incomplete: bool,
     has_complained: bool,
 }
 
@@ -97,6 +99,7 @@ impl Reserve {
             write,
             read,
             garbage: 0,
+            is_incomplete: false,
             has_complained: false,
         })
     }
@@ -140,7 +143,9 @@ impl Reserve {
     }
 
     fn put(&mut self, message: &Kept, fds: &[BorrowedFd<'_>]) {
-        match self.write.send(message, fds) {
+        let sent = self.write.send(message, fds);
+        self.is_incomplete |= sent.is_err();
+        match sent {
             Ok(()) => {}
             // Everything else goes on; said once, not for each of a thousand processes.
             Err(e) if !self.has_complained => {
@@ -158,29 +163,52 @@ impl Reserve {
     /// `living` things that all should be put anew, see [`Reserve::renew`].
     pub(super) fn add_garbage(&mut self, living: usize) -> bool {
         self.garbage += 1;
-        self.garbage > MOST_GARBAGE.max(living)
+        self.is_incomplete || self.garbage > MOST_GARBAGE.max(living)
     }
 
-    /// Puts everything anew: `put` does, and what was there before is dropped after that.
-    pub(super) fn renew(&mut self, number: u64, put: impl FnOnce(&mut Self)) {
+    /// Puts everything anew: `put` does, and what was there before is dropped after that. Where both do not fit at
+    /// once it is dropped before, so that for a moment there is less than everything.
+    pub(super) fn renew(&mut self, number: u64, mut put: impl FnMut(&mut Self)) {
         let mark = Kept::Mark { number };
-        if let Err(e) = self.write.send(&mark, &[]) {
-            log::debug!("cannot clear the second copy of the store: {e}");
-            return;
-        }
-        put(self);
-        let mut of_workers = Vec::new();
-        while let Ok(Some(received)) = self.read.recv::<Kept>() {
-            if matches!(received.message, Kept::Worker { .. }) {
-                of_workers.extend(received.fds);
+        self.is_incomplete = false;
+        match self.write.send(&mark, &[]) {
+            Ok(()) => {
+                put(self);
+                self.clear(Some(&mark));
             }
-            if received.message == mark {
-                break;
+            Err(e) => {
+                log::debug!("the second copy of the store is full: {e}");
+                self.is_incomplete = true;
+            }
+        }
+        if self.is_incomplete {
+            self.clear(None);
+            self.is_incomplete = false;
+            put(self);
+        }
+        self.garbage = 0;
+    }
+
+    /// Drops what is there, up to that message.
+    fn clear(&self, until: Option<&Kept>) {
+        let mut of_workers = Vec::new();
+        loop {
+            match self.read.recv::<Kept>() {
+                Ok(Some(received)) => {
+                    if matches!(received.message, Kept::Worker { .. }) {
+                        of_workers.extend(received.fds);
+                    }
+                    if Some(&received.message) == until {
+                        break;
+                    }
+                }
+                // No descriptor was left for those that came with it: they are out of it all the same.
+                Err(e) if e.kind() == io::ErrorKind::InvalidData => {}
+                Ok(None) | Err(_) => break,
             }
         }
         // Workers may make closing theirs slow. All at once: there are only so many threads for that.
         discard(of_workers);
-        self.garbage = 0;
     }
 
     /// All that is there. It stays there: whoever is killed in the middle of this has taken out one message
@@ -306,4 +334,41 @@ fn exactly<const N: usize>(fds: Vec<OwnedFd>) -> io::Result<[OwnedFd; N]> {
         let text = format!("a message in it has {count} descriptors instead of {N}");
         io::Error::new(io::ErrorKind::InvalidData, text)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use super::*;
+
+    #[test]
+    fn a_full_reserve_is_emptied_and_has_everything_again() {
+        const SMALL: usize = 16 * 1024;
+        let (write, read) = Channel::pair().unwrap();
+        setsockopt(&write, sockopt::SndBuf, &SMALL).unwrap();
+        let mut reserve = Reserve::new(write.into(), read.into()).unwrap();
+        let null = File::open("/dev/null").unwrap();
+        let fds = [null.as_fd(), null.as_fd()];
+        let mut generation = 0;
+        while !reserve.is_incomplete {
+            generation += 1;
+            reserve.put_config(generation, fds);
+        }
+        assert!(reserve.add_garbage(10_000), "it is to be put anew at once");
+        // More than half of it: the old and the new do not fit at once.
+        let many = generation * 2 / 3;
+        reserve.renew(7, |reserve| {
+            for generation in 1..=many {
+                reserve.put_config(generation, fds);
+            }
+        });
+        assert!(!reserve.is_incomplete);
+        reserve.renew(8, |reserve| reserve.put_config(99, fds));
+        let mut kept = Vec::new();
+        while let Ok(Some(received)) = reserve.read.recv::<Kept>() {
+            kept.push(received.message);
+        }
+        assert_eq!(kept, [Kept::Config { generation: 99 }]);
+    }
 }
