@@ -34,7 +34,7 @@
 //! * `prestart`: apps that run before anybody asks.
 //! * `under_load`: many apps, deployments and killed processes under load, with figures.
 //! * `pool`: restarts by file, full queues, sharing; `limits`: retiring processes.
-//! * `routing`: which process gets a request, and that the others retire.
+//! * `routing`: which process gets a request, and that the others retire; `dumps`: core files.
 //! * `leaving`: processes that are to go; the log's order.
 //! * `reload`: other configurations by graceful and restart.
 //! * `preloading`: processes that are forked from one that has loaded the app.
@@ -65,6 +65,7 @@ mod contract;
 mod crash;
 mod directive_rows;
 mod directives;
+mod dumps;
 mod environment;
 mod error_pages;
 mod failures;

@@ -4,11 +4,13 @@
 //! Order matters: the process group is killed while its leader is an unreaped zombie, because only then its
 //! number certainly still names it.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::board::seconds_now;
 use super::core::Agent;
 use super::processes::{Body, Phase};
+use super::remains;
 use super::tasks::{self, Happening};
 use crate::instance;
 use crate::pool::{Event, GroupId, Observation, ProcessId};
@@ -110,7 +112,7 @@ impl Agent {
                     since: Instant::now(),
                 };
                 match status {
-                    Some(status) => self.say_how(&end, &status.to_string()),
+                    Some(status) => self.explain(&end, status),
                     // Its parent is the watchdog, which will say in a moment how, or nobody we know.
                     None => self.ends.push(end),
                 }
@@ -169,7 +171,7 @@ impl Agent {
     pub(super) fn on_child_exited(&mut self, pid: i32, status: ExitStatus) {
         if let Some(index) = self.ends.iter().position(|end| end.pid == pid) {
             let end = self.ends.swap_remove(index);
-            self.say_how(&end, &status.to_string());
+            self.explain(&end, status);
         }
         let Some(id) = self.processes.by_pid(pid) else {
             return;
@@ -182,6 +184,20 @@ impl Agent {
             body.exit = Some(status);
         }
         self.on_exited(id);
+    }
+
+    /// How a process ended, and where it left its memory if it crashed.
+    fn explain(&mut self, end: &End, status: ExitStatus) {
+        self.say_how(end, &status.to_string());
+        if let ExitStatus::Killed {
+            dumped_core: true, ..
+        } = status
+        {
+            let group = self.groups.get(end.group);
+            let (name, root) = group.map_or(("?", "/"), |g| (&g.name, &g.facts.app_root));
+            let place = remains::sentence(end.pid, Path::new(root));
+            log::warn!("app {name}: process {} has crashed, {place}", end.pid);
+        }
     }
 
     /// For the log, and for those who look: how a process ended.

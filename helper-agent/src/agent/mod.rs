@@ -49,6 +49,7 @@ mod preloading;
 mod processes;
 mod reconfigure;
 mod registration;
+mod remains;
 mod replaced;
 mod restarts;
 mod retiring;
