@@ -13,7 +13,8 @@
 //! | file | owns |
 //! |---|---|
 //! | `start` | from `exec` to the loop: reading the store |
-//! | `core` | the loop, when to look, what each happening leads to |
+//! | `core` | the loop, when to look |
+//! | `dispatch` | what each happening, message and command leads to |
 //! | `look` | the tables as the pool sees them; orphans |
 //! | `groups`, `registration`, `reconfigure` | which apps there are |
 //! | `processes`, `tasks` | app processes that exist, and what watches them |
@@ -37,6 +38,7 @@ mod answering;
 mod app_logs;
 mod board;
 mod core;
+mod dispatch;
 mod deserted;
 mod ending;
 mod failing;
