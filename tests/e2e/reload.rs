@@ -118,7 +118,10 @@ fn a_request_from_before_belongs_to_the_app_of_before() {
                 ],
             )
         });
-        assert_eq!(server.get("site", "/").ok(), "new");
+        // A worker of before may still take a connection until it has heard of the end.
+        until("the new configuration", PATIENCE, || {
+            server.get("site", "/").ok() == "new"
+        });
     }
     client.send_bytes(b"dy").expect("send the rest");
     assert_eq!(client.response().expect("an answer").ok(), "old");
