@@ -92,6 +92,7 @@ mod passengerfile;
 mod poison;
 mod pool;
 mod preloading;
+mod preloading_trouble;
 mod prestart;
 mod pretended;
 mod projects;

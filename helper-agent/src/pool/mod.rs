@@ -1,6 +1,6 @@
 //! The pool: which process is started, kept, replaced and ended, and when. A pure state machine:
 //! [`Event`]s and the time go in, [`Command`]s come out; no I/O, clock or randomness of its own, so
-//! that property tests run thousands of simulated hours of it (`tests/pool_properties.rs`).
+//! that property tests run thousands of simulated hours of it (`tests/pool_properties/`).
 //!
 //! ```text
 //!            Spawn                SpawnReady             leave · idle · evicted · old · stop

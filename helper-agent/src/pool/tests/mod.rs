@@ -1,5 +1,5 @@
 //! Single decisions of the pool, told as short stories: the words they are told with. Random schedules are in
-//! `tests/pool_properties.rs`.
+//! `tests/pool_properties/`.
 
 mod ending;
 mod restarts;
