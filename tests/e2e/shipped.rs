@@ -22,7 +22,10 @@ impl Demo {
         let name = format!("demo-{}-{port}", std::process::id());
         let directory = std::env::temp_dir().join(name);
         fs::create_dir_all(&directory).expect("create a directory");
-        let child = Command::new(repository().join("tests/run/demo"))
+        // Whoever runs this in the background may have it ignore SIGINT, and a shell cannot undo that.
+        let child = Command::new("env")
+            .arg("--default-signal=INT")
+            .arg(repository().join("tests/run/demo"))
             .arg(prefix())
             .current_dir(repository())
             .env("PORT", port.to_string())
