@@ -13,7 +13,7 @@ const KILL_OVERDUE_AFTER_MS: u64 = 5_000;
 /// Workers notice within a second that a process ends, and a client may take two to close.
 const PARTING_SLACK_MS: u64 = 4_000;
 /// A process that ends has no longer than this for its requests while a group without any process waits for its
-/// place.
+/// place and nobody else's is about to be free.
 const NEEDED_DRAIN_MS: u64 = 60_000;
 
 impl Pool {
@@ -22,7 +22,8 @@ impl Pool {
         let stop = self.stop;
         let parting = self.limits.stream_drain_ms.saturating_add(PARTING_SLACK_MS);
         let terminate_after = stop.map_or(TERMINATE_AFTER_MS, |stop| stop.terminate_after_ms);
-        let patience = self.drain_patience(now);
+        let patience = self.limits.request_drain_ms;
+        let in_the_way = self.in_the_way(now);
         for (id, process) in &mut self.processes {
             let State::Ending(stage) = process.state else {
                 continue;
@@ -37,8 +38,10 @@ impl Pool {
                 false => KILL_AFTER_MS,
             };
             let has_parted = |since| process.load.streams == 0 || now.since(since) >= parting;
-            let is_overdue =
-                |since| !is_drained && patience.is_some_and(|ms| now.since(since) >= ms);
+            let is_overdue = |since| {
+                let had_its_time = patience.is_some_and(|ms| now.since(since) >= ms);
+                !is_drained && (had_its_time || in_the_way.contains(id))
+            };
             let next = match stage {
                 Stage::Killed => continue,
                 _ if must_die => Stage::Killed,
@@ -68,17 +71,23 @@ impl Pool {
         }
     }
 
-    /// How long an ending process may keep requests, in milliseconds; `None`: for ever.
-    fn drain_patience(&self, now: Millis) -> Option<u64> {
-        let is_longer = |p: &Process| {
-            matches!(p.state, State::Ending(Stage::Draining { since, .. })
-                if p.load.in_use > 0 && now.since(since) >= NEEDED_DRAIN_MS)
+    /// The draining processes whose requests end now, because a group without any process needs their place: no more
+    /// than it takes, those that had most time first.
+    fn in_the_way(&self, now: Millis) -> Vec<ProcessId> {
+        let had_enough = |(id, p): (&ProcessId, &Process)| match p.state {
+            State::Ending(Stage::Draining {
+                since,
+                is_seen: true,
+            }) if p.load.in_use > 0 && now.since(since) >= NEEDED_DRAIN_MS => Some((since, *id)),
+            _ => None,
         };
-        let configured = self.limits.request_drain_ms;
-        if self.processes.values().any(is_longer) && self.is_place_needed(now) {
-            return Some(configured.map_or(NEEDED_DRAIN_MS, |ms| ms.min(NEEDED_DRAIN_MS)));
+        let mut late: Vec<_> = self.processes.iter().filter_map(had_enough).collect();
+        if late.is_empty() {
+            return Vec::new();
         }
-        configured
+        late.sort_unstable();
+        let needed = self.places_needed(now);
+        late.into_iter().take(needed).map(|(_, id)| id).collect()
     }
 
     pub(super) fn end_everything(&mut self, now: Millis, out: &mut Vec<Command>) {

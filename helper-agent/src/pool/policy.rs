@@ -260,11 +260,7 @@ impl Pool {
                 Some((*id, self.wish(*id, count, now)?))
             })
             .collect();
-        let ending = self
-            .processes
-            .values()
-            .filter(|p| leaves_soon(p, now))
-            .count();
+        let ending = self.leaving_soon(now);
         let starved = wishes
             .iter()
             .filter(|(_, wish)| *wish == Wish::Starved)
@@ -336,16 +332,24 @@ impl Pool {
             .map(|(id, _)| *id)
     }
 
-    /// Whether a group without any process waits for a place in a full pool.
-    pub(super) fn is_place_needed(&self, now: Millis) -> bool {
+    /// How many processes must still end for groups without any that wait for a place in a full pool.
+    pub(super) fn places_needed(&self, now: Millis) -> usize {
         if !self.is_pool_full() {
-            return false;
+            return 0;
         }
         let counts = self.counts(now);
-        self.groups.keys().any(|id| {
+        let is_starved = |id: &&GroupId| {
             let count = counts.get(id).copied().unwrap_or_default();
-            self.wish(*id, count, now) == Some(Wish::Starved)
-        })
+            self.wish(**id, count, now) == Some(Wish::Starved)
+        };
+        let starved = self.groups.keys().filter(is_starved).count();
+        starved.saturating_sub(self.leaving_soon(now))
+    }
+
+    /// How many ending processes make room before long.
+    fn leaving_soon(&self, now: Millis) -> usize {
+        let processes = self.processes.values();
+        processes.filter(|p| leaves_soon(p, now)).count()
     }
 
     fn has_queue(&self, id: GroupId) -> bool {

@@ -201,6 +201,64 @@ fn requests_of_an_ending_process_have_less_time_while_a_group_without_any_waits_
     }
 }
 
+#[test]
+fn a_long_request_does_not_end_for_a_place_that_an_idle_process_gives() {
+    let mut pool = pool(3);
+    let draining = one(&add(&mut pool, 0, GROUP, 1));
+    let limits = GroupLimits {
+        max_instances: 1,
+        ..limits(1)
+    };
+    let group = GROUP;
+    pool.handle(Millis(5), Event::GroupChanged { group, limits });
+    ready(&mut pool, 10, draining);
+    busy(&mut pool, 20, draining, 1, 0);
+    let process = draining;
+    let idle = one(&pool.handle(Millis(30), Event::LeaveAsked { process }));
+    ready(&mut pool, 40, idle);
+    let third = one(&add(&mut pool, 50, GroupId(3), 1));
+    ready(&mut pool, 60, third);
+    add(&mut pool, 61_000, OTHER, 0);
+    busy(&mut pool, 61_010, third, 1, 0);
+    busy(&mut pool, 61_020, draining, 1, 0);
+    let commands = waits(&mut pool, 61_030, OTHER, 1, 5);
+    assert_eq!(commands, vec![Command::Drain { process: idle }]);
+    // It is told to stop, and has not gone yet.
+    let process = idle;
+    let asked = vec![Command::AskToStop { process }];
+    assert_eq!(busy(&mut pool, 61_040, idle, 0, 0), asked);
+    assert_eq!(busy(&mut pool, 61_050, draining, 1, 0), vec![]);
+}
+
+#[test]
+fn one_place_costs_one_long_request_that_of_the_process_that_had_most_time() {
+    let mut pool = pool(2);
+    let first = one(&add(&mut pool, 0, GROUP, 1));
+    ready(&mut pool, 10, first);
+    busy(&mut pool, 20, first, 1, 0);
+    let second = one(&pool.handle(Millis(30), Event::LeaveAsked { process: first }));
+    ready(&mut pool, 40, second);
+    busy(&mut pool, 50, second, 1, 0);
+    pool.handle(Millis(60), Event::LeaveAsked { process: second });
+    busy(&mut pool, 70, first, 1, 0);
+    busy(&mut pool, 80, second, 1, 0);
+    add(&mut pool, 61_000, OTHER, 0);
+    let limits = GroupLimits {
+        min_instances: 0,
+        ..limits(0)
+    };
+    let group = GROUP;
+    pool.handle(Millis(61_000), Event::GroupChanged { group, limits });
+    let commands = waits(&mut pool, 61_010, OTHER, 1, 5);
+    let process = first;
+    let expected = vec![
+        Command::DrainOverdue { process },
+        Command::AskToStop { process },
+    ];
+    assert_eq!(commands, expected);
+    assert_eq!(busy(&mut pool, 61_020, second, 1, 0), vec![]);
+}
+
 /// The last request of a group that is gone takes long; nobody else is expected.
 #[test]
 fn a_group_that_is_gone_gets_no_process_beside_its_last_request() {
