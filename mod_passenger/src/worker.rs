@@ -228,6 +228,9 @@ fn join(inheritance: &Inheritance) -> Result<Worker, String> {
 /// Says hello to the watchdog; returns this worker's own connection and identity.
 fn introduce(hello: &Channel) -> Result<(Channel, ClientId), String> {
     let (ours, theirs) = Channel::pair().map_err(|e| format!("cannot create a channel: {e}"))?;
+    // An agent that does not read must not hold whoever asks it beyond the time that asking may take.
+    ours.set_nonblocking(true)
+        .map_err(|e| format!("cannot set up a channel: {e}"))?;
     let deadline = Instant::now() + WELCOME_TIMEOUT;
     // The channel is shared with all other workers and never blocks: it may be full of them.
     loop {
@@ -291,6 +294,7 @@ fn ask(channel: &Channel, number: u64, question: &FromWorker) -> Result<ToWorker
             }
             Ok(Some(_late)) => {}
             Ok(None) => return Err(NoAnswer::Broken("the connection has ended".to_owned())),
+            Err(why) if why.kind() == ErrorKind::WouldBlock => {}
             Err(why) => return Err(NoAnswer::Broken(format!("cannot read the answer: {why}"))),
         }
     }

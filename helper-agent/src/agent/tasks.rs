@@ -209,9 +209,14 @@ pub(super) async fn worker(
             })
             .await;
         let Ok(answer) = answer.await else { continue };
-        if let Err(e) = channel.send(&Reply { number, answer }, &[]) {
-            log::warn!("httpd worker {pid} does not read its answers: {e}");
-            return Ok(());
+        match channel.send(&Reply { number, answer }, &[]) {
+            Ok(()) => {}
+            // Late answers fill its queue; it reads them with its next question, and asks this one again.
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+            Err(e) => {
+                log::warn!("httpd worker {pid} does not read its answers: {e}");
+                return Ok(());
+            }
         }
     }
 }
