@@ -35,13 +35,7 @@ pub(super) async fn answer(
         let Ok(stream) = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await else {
             continue;
         };
-        let (told, owner) = oneshot::channel();
-        // Where there is no thread the question is dropped, and with it the end that would be told.
-        let _ = helpers.run(move || {
-            let _ = told.send(port::listener(port));
-        });
-        let owner = owner.await;
-        match owner {
+        match owner(port, &helpers).await {
             Ok(Some(owner)) if owner == uid => {}
             Ok(Some(owner)) => {
                 if !has_complained {
@@ -61,6 +55,16 @@ pub(super) async fn answer(
             return Ok(());
         }
     }
+}
+
+/// The user who listens at a port, if anybody does; found out by a helper thread.
+pub(super) async fn owner(port: u16, helpers: &Helpers) -> io::Result<Option<u32>> {
+    let (told, owner) = oneshot::channel();
+    // A job that is dropped later drops the end that would be told.
+    helpers.run(move || {
+        let _ = told.send(port::listener(port));
+    })?;
+    owner.await.map_err(io::Error::other)?
 }
 
 /// Whether the first bytes of an answer are HTTP's.

@@ -1,14 +1,16 @@
 //! Commands whose server has ended while what we started of them, a shell as a rule, lives on: nobody listens at the port
 //! any more, or somebody else does. Workers say which process is suspect; what counts is what the kernel says of its port.
 
+use std::future::Future;
+use std::io;
 use std::time::Duration;
 
 use passenger_shm::ProcessRef;
 
+use super::answering::owner;
 use super::core::Agent;
 use super::tasks::Happening;
 use crate::pool::{Event, ProcessId};
-use crate::spawn::port;
 
 /// A server may listen anew, after a reload of its own, say: so often it is looked, …
 const LOOKS: u32 = 4;
@@ -35,16 +37,16 @@ impl Agent {
             return;
         }
         let out = self.happenings.clone();
-        let begun = self.helpers.run(move || {
-            let is_deserted = is_deserted(known.port, known.uid);
-            let _ = out.blocking_send(Happening::LookedAtPort {
+        let helpers = self.helpers.clone();
+        tokio::spawn(async move {
+            let look = || owner(known.port, &helpers);
+            let is_deserted = is_deserted(look, known.uid, LOOK_PAUSE).await;
+            let looked = Happening::LookedAtPort {
                 process: id,
                 is_deserted,
-            });
+            };
+            let _ = out.send(looked).await;
         });
-        if begun.is_err() {
-            self.suspects.remove(&id);
-        }
     }
 
     pub(super) fn on_looked_at_port(&mut self, id: ProcessId, is_deserted: bool) {
@@ -65,11 +67,56 @@ impl Agent {
     }
 }
 
-fn is_deserted(number: u16, uid: u32) -> bool {
-    (0..LOOKS).all(|look| {
-        if look > 0 {
-            std::thread::sleep(LOOK_PAUSE);
+/// Whether nobody of that user listens, however often one looks. Who cannot look does not know, and a healthy
+/// command stays.
+async fn is_deserted<L: Future<Output = io::Result<Option<u32>>>>(
+    look: impl Fn() -> L,
+    uid: u32,
+    pause: Duration,
+) -> bool {
+    for number in 0..LOOKS {
+        if number > 0 {
+            tokio::time::sleep(pause).await;
         }
-        port::listener(number) != Some(uid)
-    })
+        match look().await {
+            Ok(owner) if owner != Some(uid) => {}
+            Ok(_) => return false,
+            Err(e) => {
+                log::debug!("cannot find out who listens at a command's port: {e}");
+                return false;
+            }
+        }
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::future::ready;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn deserted_is_what_every_look_finds_without_a_listener_of_its_user() {
+        let me = Some(1000);
+        type Found<'a> = &'a dyn Fn(u32) -> io::Result<Option<u32>>;
+        let cases: [(Found<'_>, bool); 5] = [
+            (&|_| Ok(None), true),
+            (&|_| Ok(Some(33)), true),
+            (&|_| Ok(me), false),
+            (&|look| Ok(me.filter(|_| look == LOOKS)), false),
+            // Out of descriptors.
+            (&|_| Err(io::Error::from_raw_os_error(24)), false),
+        ];
+        for (number, (found, expected)) in cases.into_iter().enumerate() {
+            let looks = Cell::new(0);
+            let look = || {
+                looks.set(looks.get() + 1);
+                ready(found(looks.get()))
+            };
+            let is_deserted = is_deserted(look, 1000, Duration::ZERO).await;
+            assert_eq!(is_deserted, expected, "case {number}");
+        }
+    }
 }

@@ -41,14 +41,25 @@ impl Reservation {
 
 /// The user whose socket takes connections to 127.0.0.1 at that port, if there is one. Reads the kernel's list of
 /// sockets, which takes time on a busy machine.
-#[must_use]
-pub fn listener(port: u16) -> Option<u32> {
+///
+/// # Errors
+/// When the list cannot be read: then nobody knows.
+pub fn listener(port: u16) -> io::Result<Option<u32>> {
+    listener_by(|table| fs::read_to_string(table), port)
+}
+
+fn listener_by(read: impl Fn(&str) -> io::Result<String>, port: u16) -> io::Result<Option<u32>> {
     // `self` and not `net` alone: the agent has threads.
-    let tables = ["/proc/self/net/tcp", "/proc/self/net/tcp6"];
-    tables
-        .iter()
-        .filter_map(|table| fs::read_to_string(table).ok())
-        .find_map(|text| listener_in(&text, port))
+    let found = listener_in(&read("/proc/self/net/tcp")?, port);
+    if found.is_some() {
+        return Ok(found);
+    }
+    match read("/proc/self/net/tcp6") {
+        Ok(text) => Ok(listener_in(&text, port)),
+        // The kernel has no IPv6.
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e),
+    }
 }
 
 /// Lines are `n: ADDRESS:PORT REMOTE:PORT STATE QUEUES TIMER RETRANSMITS UID …` (proc(5)); 0A is "listens".
@@ -80,17 +91,17 @@ mod tests {
     #[test]
     fn a_reserved_port_is_the_servers_that_asks_for_it_and_nobody_elses() {
         let reservation = Reservation::new().unwrap();
-        assert_eq!(listener(reservation.port), None);
+        assert_eq!(listener(reservation.port).unwrap(), None);
         assert!(TcpStream::connect(("127.0.0.1", reservation.port)).is_err());
         let others: Vec<Reservation> = (0..500).map(|_| Reservation::new().unwrap()).collect();
         assert!(others.iter().all(|other| other.port != reservation.port));
         // std's listeners set SO_REUSEADDR, as every server does.
         let server = TcpListener::bind(("127.0.0.1", reservation.port)).unwrap();
         let me = nix::unistd::geteuid().as_raw();
-        assert_eq!(listener(reservation.port), Some(me));
+        assert_eq!(listener(reservation.port).unwrap(), Some(me));
         TcpStream::connect(("127.0.0.1", reservation.port)).unwrap();
         drop(server);
-        assert_eq!(listener(reservation.port), None);
+        assert_eq!(listener(reservation.port).unwrap(), None);
     }
 
     #[test]
@@ -102,7 +113,7 @@ mod tests {
                 continue;
             }
             let _server = TcpListener::bind((address, reservation.port)).unwrap();
-            assert!(listener(reservation.port).is_some(), "{address}");
+            assert!(listener(reservation.port).unwrap().is_some(), "{address}");
         }
     }
 
@@ -120,5 +131,20 @@ mod tests {
         assert_eq!(listener_in(table, 8081), None);
         assert_eq!(listener_in(table, 8082), None);
         assert_eq!(listener_in("", 1), None);
+    }
+
+    #[test]
+    fn a_list_that_cannot_be_read_is_not_an_empty_one() {
+        let no_descriptor = || Err(io::Error::from_raw_os_error(nix::libc::EMFILE));
+        assert!(listener_by(|_| no_descriptor(), 80).is_err());
+        let without = |kind: io::ErrorKind| {
+            move |table: &str| match table.ends_with('6') {
+                true => Err(io::Error::from(kind)),
+                false => Ok(String::new()),
+            }
+        };
+        assert!(listener_by(without(io::ErrorKind::OutOfMemory), 80).is_err());
+        let no_ipv6 = listener_by(without(io::ErrorKind::NotFound), 80);
+        assert_eq!(no_ipv6.unwrap(), None);
     }
 }
