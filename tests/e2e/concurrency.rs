@@ -145,6 +145,31 @@ pub(crate) fn a_location_has_a_time_limit_of_its_own() {
     }
 }
 
+/// A process with one thread does not answer what it executes while it does; that is no reason to end a request that
+/// may take as long as it likes.
+#[test]
+fn a_location_without_time_limit_has_none_when_its_client_has_left_either() {
+    let language = Language::Ruby;
+    let name = language.name();
+    let site = Site::probe(language)
+        .with("PassengerMaxInstances 1")
+        .with("PassengerMaxRequestTime 1")
+        .with("<Location /hold>\nPassengerMaxRequestTime 0\n</Location>");
+    let clock = Site::probe(Language::Python);
+    let server = Setup::of(site).site(clock).start();
+    let pid = server.get(name, "/pid").ok();
+    let client = hold(&server, name, "left");
+    until("the request to begin", PATIENCE, || {
+        begun(&server, name, &["left"]) == 1
+    });
+    client.abort();
+    // Meanwhile the agent looks at the process some five times.
+    assert_eq!(server.get("python", "/sleep?5000").status, 200);
+    server.touch(name, "left.go");
+    assert_eq!(server.get(name, "/pid").ok(), pid);
+    assert_eq!(server.log().count("a request takes longer than"), 0);
+}
+
 #[test]
 pub(crate) fn a_time_limit_of_one_location_does_not_hold_for_the_rest() {
     for language in Language::ALL {

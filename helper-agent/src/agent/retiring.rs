@@ -48,6 +48,15 @@ impl Share {
     }
 }
 
+/// How long one of the requests in execution may take at most, in seconds; `None`: as long as it likes. Where nobody
+/// knows them, what is configured for the app counts.
+fn longest(current: &[InExchange], configured: u32) -> Option<u32> {
+    let limits = current.iter().map(|r| r.limit.unwrap_or(configured));
+    let is_endless = limits.clone().any(|limit| limit == 0);
+    let longest = limits.max().unwrap_or(configured);
+    (longest > 0 && !is_endless).then_some(longest)
+}
+
 /// When the last looks were.
 #[derive(Debug, Default)]
 pub(super) struct RetiringLook {
@@ -91,18 +100,18 @@ impl Agent {
                 question.looks += 1;
                 question.looks
             });
-            // Whoever does not even say what he executes has been at one of those requests all the time.
-            let is_deaf = options.max_request_time > 0 && unanswered > options.max_request_time;
-            if is_deaf && !share.is_overtime {
-                share.is_overtime = true;
-                overtime.push((id, Some(options.max_request_time)));
+            if share.is_overtime {
+                continue;
             }
-            if !share.is_overtime {
-                let current = self.view.requests(process.reference);
-                if let Some(limit) = share.time_is_up(&current, options.max_request_time) {
-                    share.is_overtime = true;
-                    overtime.push((id, Some(limit)));
-                }
+            let current = self.view.requests(process.reference);
+            // Whoever does not even say what he executes has been at one of those requests all the time.
+            let longest = longest(&current, options.max_request_time);
+            if longest.is_some_and(|limit| unanswered > limit) {
+                share.is_overtime = true;
+                overtime.push((id, longest));
+            } else if let Some(limit) = share.time_is_up(&current, options.max_request_time) {
+                share.is_overtime = true;
+                overtime.push((id, Some(limit)));
             }
         }
         for (id, reason) in enough {
@@ -271,6 +280,26 @@ fn private_kilobytes(smaps_rollup: &str) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_does_not_answer_has_as_long_as_the_longest_of_his_requests() {
+        let longest_of = |limits: &[Option<u32>], configured| {
+            let request = |(limit, number): (&Option<u32>, u64)| InExchange {
+                number,
+                limit: *limit,
+            };
+            let current: Vec<InExchange> = limits.iter().zip(0..).map(request).collect();
+            longest(&current, configured)
+        };
+        assert_eq!(longest_of(&[], 30), Some(30));
+        assert_eq!(longest_of(&[], 0), None);
+        assert_eq!(longest_of(&[Some(0)], 30), None);
+        assert_eq!(longest_of(&[Some(5), Some(0)], 30), None);
+        assert_eq!(longest_of(&[Some(100), None], 30), Some(100));
+        assert_eq!(longest_of(&[Some(5), None], 30), Some(30));
+        assert_eq!(longest_of(&[Some(5)], 0), Some(5));
+        assert_eq!(longest_of(&[Some(5), None], 0), None);
+    }
 
     #[test]
     fn private_memory_is_what_would_be_free_without_the_process() {
