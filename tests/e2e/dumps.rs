@@ -22,10 +22,36 @@ run(lambda do |env|
 end)
 ";
 
-/// Whether the kernel puts core files of whatever size where the process is.
+/// Whether the kernel puts core files of whatever size where the process is, under a name that the agent can foretell.
 fn is_left_in_its_directory() -> bool {
     let pattern = fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap_or_default();
-    !pattern.is_empty() && !pattern.starts_with(['|', '/'])
+    is_plain(pattern.trim_end())
+}
+
+/// No pipe, no directory, and of the process nothing but its id.
+fn is_plain(pattern: &str) -> bool {
+    let rest = ["%%", "%p", "%P"]
+        .iter()
+        .fold(pattern.to_owned(), |rest, known| rest.replace(known, ""));
+    !pattern.is_empty() && !rest.contains(['/', '|', '%'])
+}
+
+#[test]
+fn only_plain_patterns_leave_core_files_in_the_directory() {
+    for pattern in ["core", "core.%p", "%%-%P.core", "core.%%"] {
+        assert!(is_plain(pattern), "{pattern}");
+    }
+    for pattern in [
+        "",
+        "|/usr/lib/collect %p",
+        "/var/crash/core",
+        "cores/core.%p",
+        "core.%e.%p",
+        "core.%%%t",
+        "core%",
+    ] {
+        assert!(!is_plain(pattern), "{pattern}");
+    }
 }
 
 /// Processes that the agent starts from here on may leave core files.
@@ -40,7 +66,7 @@ fn allow_core_files(server: &Server) -> bool {
 #[test]
 fn an_app_that_crashes_leaves_its_core_file_in_its_root_and_the_log_says_so() {
     if !is_left_in_its_directory() {
-        eprintln!("not tested: the kernel's core_pattern is not relative");
+        eprintln!("not tested: the kernel's core_pattern is not a plain name");
         return;
     }
     for (language, code) in [(Language::Python, PYTHON), (Language::Ruby, RUBY)] {
