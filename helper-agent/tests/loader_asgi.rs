@@ -326,3 +326,26 @@ fn the_callable_may_be_called_app() {
     };
     assert_eq!(get(&process, "/").text(), "app of passenger_asgi");
 }
+
+/// An application that has a say in its loop.
+fn asgi_loop(mode: &str) -> Option<AppProcess> {
+    Launch::new(Language::Asgi, &fixture("asgi-loop"))
+        .variable("ASGI_LOOP", mode)
+        .start_ready()
+}
+
+/// uvloop's policy is one, gevent replaces the selectors of Python.
+#[test]
+fn the_loop_is_what_the_application_made_of_it() {
+    for (mode, selector) in [("policy", "SelectSelector"), ("patched", "PollSelector")] {
+        let Some(mut process) = asgi_loop(mode) else {
+            return;
+        };
+        let mut client = process.connect();
+        for _ in 0..2 {
+            assert_eq!(client.call(&Request::get("/selector")).text(), selector);
+        }
+        process.tell("stop");
+        assert_eq!(process.wait().code(), Some(0));
+    }
+}

@@ -5,7 +5,8 @@ Through `loop.add_reader` each readable connection costs a handle in the loop's 
 in the loop's next turn, after another `epoll_wait`. Here the task is in the queue when the same turn begins to work it off.
 What the application waits for goes the loop's usual way.
 
-A policy that the application has set (uvloop's) is respected: then the loop's own `add_reader` must do.
+A policy that the application has set (uvloop's), and a selector that it has put in the place of Python's (gevent's), are
+respected: then the loop's own `add_reader` must do.
 """
 
 import asyncio
@@ -14,6 +15,7 @@ import os
 import selectors
 import sys
 import traceback
+import warnings
 from select import EPOLLIN, EPOLLOUT
 
 from .start import epoll
@@ -23,7 +25,11 @@ NOBODY = (None, None)
 MOST_EVENTS = 256
 
 
-class Selector(selectors.EpollSelector):
+# gevent removes it from its module; then nobody makes a Selector.
+EpollSelector = getattr(selectors, "EpollSelector", object)
+
+
+class Selector(EpollSelector):
     """`EpollSelector` with descriptors that are not asyncio's business. For these it has the four methods of an event
     loop."""
 
@@ -116,8 +122,19 @@ def run(main):
 
 def new_loop():
     loop = asyncio.new_event_loop()
-    if type(loop) is asyncio.SelectorEventLoop:
+    if type(loop) is asyncio.SelectorEventLoop and nobody_chose_another():
         loop.close()
         loop = Loop()
     asyncio.set_event_loop(loop)
     return loop
+
+
+def nobody_chose_another():
+    """Whether policy and selector are Python's own: the application may have set or replaced them."""
+    if selectors.DefaultSelector is not EpollSelector:
+        return False
+    # Deprecated since Python 3.14, and to be removed.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        policy_of = getattr(asyncio, "get_event_loop_policy", None)
+        return policy_of is None or type(policy_of()).__module__ == "asyncio.unix_events"
