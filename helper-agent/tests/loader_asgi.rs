@@ -349,3 +349,36 @@ fn the_loop_is_what_the_application_made_of_it() {
         assert_eq!(process.wait().code(), Some(0));
     }
 }
+
+/// Reading pauses at this body (of which the kernel takes what is not read), and goes on when the application's own task asks for more.
+#[test]
+fn what_one_request_keeps_in_its_context_is_unknown_to_the_next() {
+    for mode in ["", "policy"] {
+        let Some(process) = asgi_loop(mode) else {
+            return;
+        };
+        let mut client = process.connect();
+        for _ in 0..2 {
+            client.send(&Request::post("/keep", Body::Sized(vec![b'x'; 300 << 10])));
+            support::wait_until(|| get(&process, "/sent").text() == "thanks");
+            let kept = client.receive("POST").expect("a response").text();
+            assert_eq!(kept, "nothing", "{mode:?}");
+            assert_eq!(client.call(&Request::get("/tell")).text(), "nothing");
+        }
+    }
+}
+
+/// The second is begun by the task of the first, in the moment of its response.
+#[test]
+fn nor_to_one_that_was_sent_too_early() {
+    let Some(process) = asgi_loop("") else { return };
+    let mut client = process.connect();
+    let mut bytes = client.encode(&Request::get("/tell"));
+    let first = client.number();
+    bytes.extend(client.encode(&Request::get("/tell")));
+    client.stream.write_all(&bytes).expect("send both");
+    for number in [first, client.number()] {
+        let response = binary::receive(&mut client.stream, number).expect("a response");
+        assert_eq!(response.text(), "nothing");
+    }
+}

@@ -6,6 +6,7 @@ stand is for the administrator to say (PassengerForceMaxConcurrentRequestsPerPro
 """
 
 import asyncio
+import contextvars
 import errno
 import functools
 import socket
@@ -96,6 +97,9 @@ class Server:
         if sys.version_info >= (3, 8):
             # Or each would get a name with a number in it, for a fortieth of what a request costs.
             self._new_task = functools.partial(self.loop.create_task, name="request")
+        # Where each request begins. A connection may be read while the application of its last request is still at work,
+        # or by a handle that was made then: what that one has put into its context is not for the next.
+        self._context = contextvars.copy_context()
         self._turn = 0
         self._ended = asyncio.Event()
         # The loop itself keeps no reference that would keep a task alive.
@@ -110,7 +114,7 @@ class Server:
         """Runs the application on a request whose head has been read."""
         self._turn += 1
         exchange.connection.last_used = self._turn
-        self._executing[exchange] = self._new_task(self._call(exchange))
+        self._executing[exchange] = self._context.copy().run(self._new_task, self._call(exchange))
 
     def forget_connection(self, connection):
         self._connections.discard(connection)
