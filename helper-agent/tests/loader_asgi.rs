@@ -372,6 +372,10 @@ fn what_one_request_keeps_in_its_context_is_unknown_to_the_next() {
 #[test]
 fn nor_to_one_that_was_sent_too_early() {
     let Some(process) = asgi_loop("") else { return };
+    expect_nothing_told(&process);
+}
+
+fn expect_nothing_told(process: &AppProcess) {
     let mut client = process.connect();
     let mut bytes = client.encode(&Request::get("/tell"));
     let first = client.number();
@@ -381,4 +385,31 @@ fn nor_to_one_that_was_sent_too_early() {
         let response = binary::receive(&mut client.stream, number).expect("a response");
         assert_eq!(response.text(), "nothing");
     }
+}
+
+/// `asyncio.eager_task_factory`, or before Python 3.12 the fixture's own: a request may be over when its task is made.
+#[test]
+fn tasks_may_be_eager() {
+    let Some(mut process) = asgi_loop("eager") else {
+        return;
+    };
+    let mut client = process.connect();
+    for _ in 0..2 {
+        assert_eq!(client.call(&Request::get("/tell")).text(), "nothing");
+        assert_eq!(client.call(&Request::get("/fail")).status, 500);
+        for length in [1, 300 << 10] {
+            let body = || Body::Sized(vec![b'x'; length]);
+            let told = client.call(&Request::post("/tell", body()));
+            assert_eq!(told.text(), "nothing", "its body is skipped");
+            let read = client.call(&Request::post("/length", body()));
+            assert_eq!(read.text(), length.to_string());
+        }
+    }
+    expect_nothing_told(&process);
+    assert!(process.ask_busy("1").is_empty(), "none is left");
+    process.tell("stop");
+    assert_eq!(process.wait().code(), Some(0));
+    process.expect_log("ValueError: no answer");
+    let log = process.log();
+    assert!(!log.contains("KeyError") && !log.contains("AttributeError"));
 }

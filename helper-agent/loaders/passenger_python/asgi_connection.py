@@ -155,6 +155,8 @@ class Connection:
         if self.exchange is None and not self._begin():
             return
         exchange = self.exchange
+        if exchange is None:  # an eager task has answered already
+            return
         if self._input and not exchange.request_complete:
             self._input = exchange.feed(self._input)
         # Nothing is asked of a worker that sends its next request too early, but to wait.

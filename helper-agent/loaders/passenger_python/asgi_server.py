@@ -40,18 +40,23 @@ class Lifespan:
 
     async def start(self):
         """Returns why the application refuses to start, or None."""
+        # Before the task, which may be eager and answer at once.
+        self._tell("lifespan.startup")
         self._task = asyncio.ensure_future(self._run())
-        return await self._tell("lifespan.startup")
+        return await self._outcome()
 
     async def end(self):
         if not self._task.done():
-            failure = await self._tell("lifespan.shutdown")
+            self._tell("lifespan.shutdown")
+            failure = await self._outcome()
             if failure is not None:
                 print("The application's shutdown failed:", failure, file=sys.stderr)
 
-    async def _tell(self, event):
+    def _tell(self, event):
         self._answer = asyncio.get_running_loop().create_future()
         self._events.put_nowait({"type": event})
+
+    async def _outcome(self):
         await asyncio.wait({self._answer, self._task}, return_when=asyncio.FIRST_COMPLETED)
         return self._answer.result() if self._answer.done() else None
 
@@ -91,7 +96,7 @@ class Server:
         self._listener.setblocking(False)
         self._peer_uid = settings.peer_uid
         self._connections = set()
-        # Each exchange whose application has not returned, and its task.
+        # Each exchange whose application has not returned, and its task (None while that is being made).
         self._executing = {}
         self._new_task = self.loop.create_task
         if sys.version_info >= (3, 8):
@@ -114,7 +119,11 @@ class Server:
         """Runs the application on a request whose head has been read."""
         self._turn += 1
         exchange.connection.last_used = self._turn
-        self._executing[exchange] = self._context.copy().run(self._new_task, self._call(exchange))
+        self._executing[exchange] = None
+        task = self._context.copy().run(self._new_task, self._call(exchange))
+        # An eager task (`asyncio.eager_task_factory`) may have run to its end by now.
+        if exchange in self._executing:
+            self._executing[exchange] = task
 
     def forget_connection(self, connection):
         self._connections.discard(connection)
@@ -227,7 +236,7 @@ class Server:
     def _cancel_upgraded(self):
         """An application that waits for something else than its WebSocket would keep this process for ever."""
         for exchange, task in list(self._executing.items()):
-            if exchange.is_upgraded:
+            if exchange.is_upgraded and task is not None:
                 task.cancel()
 
     def _end_if_done(self):
