@@ -10,6 +10,7 @@ use crate::exchange::{attempt, Answer, AttemptError, Outbound};
 use crate::ffi::log::for_request;
 use crate::ffi::request::Request;
 use crate::mapping::{self, Mapping};
+use crate::next_request::Serving;
 use crate::request_body::RequestBody;
 use crate::restarts;
 use crate::sticky::Sticky;
@@ -45,6 +46,7 @@ pub(crate) fn handle(r: &mut Request<'_>) -> Outcome {
     let Some(mapping) = r.attached() else {
         return Outcome::Declined;
     };
+    let _serving = Serving::begin();
     match serve(r, mapping) {
         Ok(outcome) => outcome,
         Err(error) => {

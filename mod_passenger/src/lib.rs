@@ -31,6 +31,7 @@ mod handler;
 mod hooks;
 mod lifecycle;
 mod mapping;
+mod next_request;
 mod page_cache;
 mod parent_watch;
 mod passengerfile;

@@ -11,7 +11,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 
 /// The name of the site, and of the row.
-const SITE: &str = "asgi";
+pub(crate) const SITE: &str = "asgi";
 /// Processes of each contestant.
 const PROCESSES: u32 = 2;
 
@@ -20,6 +20,11 @@ const APP: &str = "async def application(scope, receive, send):\n\
                    \x20   await send({'type': 'http.response.start', 'status': 200,\n\
                    \x20               'headers': [(b'content-type', b'text/plain'), (b'content-length', b'12')]})\n\
                    \x20   await send({'type': 'http.response.body', 'body': b'hello world\\n'})\n";
+
+/// The shortest app.
+pub(crate) fn app() -> App {
+    App::files().file("passenger_asgi.py", APP)
+}
 
 /// A running uvicorn, ended with all its workers.
 struct Uvicorn(Child);
@@ -35,7 +40,6 @@ impl Drop for Uvicorn {
 
 /// Adds the rows of both.
 pub(crate) fn measure(rounds: u32, seconds: u32, report: &mut Report) -> Result<(), String> {
-    let app = || App::files().file("passenger_asgi.py", APP);
     let ours =
         Setup::of(Site::new(SITE, app()).with(&format!("PassengerMinInstances {PROCESSES}")))
             .without_htaccess()

@@ -1,11 +1,13 @@
 //! `make bench`: the same hello-world apps behind this module and behind Phusion Passenger, and a static
 //! file behind neither, each in an httpd of its own, measured in turns within one run; ASGI against uvicorn.
 //!
-//! Usage: `passenger-bench OUT.json`, or `passenger-bench memory` for what a large app's processes cost.
+//! Usage: `passenger-bench OUT.json`, `passenger-bench memory` for what a large app's processes cost, or
+//! `passenger-bench compare PREFIX PREFIX…` for installed builds of this module against the first of them.
 //! `BENCH_ROUNDS` (5) and `BENCH_SECONDS` (4, per measurement) come from the environment. `docs/performance.md` says
 //! how to read the tables.
 
 mod asgi;
+mod compare;
 mod memory;
 mod outage;
 mod peers;
@@ -105,15 +107,20 @@ fn contestants() -> Vec<Contestant> {
 }
 
 fn main() -> ExitCode {
-    let Some(out) = std::env::args().nth(1) else {
-        eprintln!("usage: passenger-bench OUT.json | memory");
-        return ExitCode::from(2);
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let result = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["memory"] => {
+            memory::run();
+            Ok(())
+        }
+        ["compare", _, _, ..] => compare::run(&arguments[1..]).map(|report| println!("{report}")),
+        [out] => run(out),
+        _ => {
+            eprintln!("usage: passenger-bench OUT.json | memory | compare PREFIX PREFIX…");
+            return ExitCode::from(2);
+        }
     };
-    if out == "memory" {
-        memory::run();
-        return ExitCode::SUCCESS;
-    }
-    match run(&out) {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {
             eprintln!("{message}");
@@ -141,7 +148,7 @@ fn run(out: &str) -> Result<(), String> {
 
 fn measure(rounds: u32, seconds: u32) -> Result<Report, String> {
     let contestants = contestants();
-    let mut report = Report::default();
+    let mut report = Report::against(&[report::THEIRS, report::UVICORN]);
     for round in 0..=rounds {
         // Round 0 warms everything up and does not count.
         let seconds = if round == 0 { 1 } else { seconds };

@@ -19,27 +19,37 @@ pub(crate) const HTTPD: &str = "httpd";
 pub(crate) struct Cell {
     site: String,
     connections: u32,
-    contestant: &'static str,
+    contestant: String,
 }
 
 impl Cell {
     /// A place in the table.
-    pub(crate) fn new(contestant: &'static str, site: &str, connections: u32) -> Cell {
+    pub(crate) fn new(contestant: &str, site: &str, connections: u32) -> Cell {
         Cell {
             site: site.to_owned(),
             connections,
-            contestant,
+            contestant: contestant.to_owned(),
         }
     }
 }
 
 /// All samples of a run.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Report {
+    /// What the others are compared with.
+    bases: Vec<String>,
     samples: BTreeMap<Cell, Vec<Sample>>,
 }
 
 impl Report {
+    /// An empty one; ratios are to whichever of `bases` was measured with the same app.
+    pub(crate) fn against(bases: &[&str]) -> Report {
+        Report {
+            bases: bases.iter().map(|&base| base.to_owned()).collect(),
+            samples: BTreeMap::new(),
+        }
+    }
+
     /// Adds a sample.
     pub(crate) fn add(&mut self, cell: Cell, sample: Sample) {
         self.samples.entry(cell).or_default().push(sample);
@@ -77,20 +87,20 @@ impl Report {
         self.samples.get(cell).into_iter().flatten()
     }
 
-    /// Our figures divided by theirs.
-    fn ratios(&self, ours: &Cell) -> Option<(f64, f64)> {
-        if ours.contestant != OURS {
+    /// Its figures divided by those of its base.
+    fn ratios(&self, cell: &Cell) -> Option<(f64, f64)> {
+        if self.bases.contains(&cell.contestant) {
             return None;
         }
-        let with = |contestant| Cell {
-            contestant,
-            ..ours.clone()
+        let with = |base: &String| Cell {
+            contestant: base.clone(),
+            ..cell.clone()
         };
-        let theirs = [THEIRS, UVICORN].map(with);
-        let theirs = theirs.iter().find(|cell| self.samples.contains_key(cell))?;
+        let mut bases = self.bases.iter().map(with);
+        let base = bases.find(|cell| self.samples.contains_key(cell))?;
         Some((
-            self.rate(ours) / self.rate(theirs),
-            self.latency(ours) / self.latency(theirs),
+            self.rate(cell) / self.rate(&base),
+            self.latency(cell) / self.latency(&base),
         ))
     }
 }
@@ -144,7 +154,7 @@ mod tests {
 
     #[test]
     fn only_our_cells_have_ratios() {
-        let mut report = Report::default();
+        let mut report = Report::against(&[THEIRS, UVICORN]);
         report.add(
             Cell::new(OURS, "ruby", 25),
             Sample {

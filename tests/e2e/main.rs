@@ -78,6 +78,7 @@ mod hung;
 mod hygiene;
 mod identities;
 mod identity;
+mod keep_alive;
 mod languages;
 mod leaving;
 mod limits;

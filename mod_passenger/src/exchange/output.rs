@@ -8,6 +8,7 @@
 use crate::ffi::brigade::{self, ClientLost};
 use crate::ffi::parking;
 use crate::ffi::request::Request;
+use crate::next_request;
 use crate::spill::{Rest, Spill};
 use std::io;
 use std::path::Path;
@@ -267,6 +268,7 @@ impl<'d> Output<'d> {
         };
         if self.discards {
             brigade::write(r, end)?;
+            next_request::invite(r);
             return Ok(Finish::Done);
         }
         let must_wait = !self.spill.is_empty() || r.has_pending_output();
@@ -277,6 +279,7 @@ impl<'d> Output<'d> {
         }
         if self.spill.is_empty() {
             brigade::write(r, brigade::Output { data: last, ..end })?;
+            next_request::invite(r);
             return Ok(Finish::Done);
         }
         self.keep(last);

@@ -346,6 +346,19 @@ impl<'r> Request<'r> {
         unsafe { c::psgr_conn_has_pending_output(self.rec().connection) != 0 }
     }
 
+    /// Whether the client may send another request on this connection once this one is answered. Known when the response's
+    /// head was passed on. Not so for streams of HTTP/2, which are not read by this thread, and parts of other requests.
+    pub(crate) fn may_be_followed(&self) -> bool {
+        let conn = self.conn();
+        let is_kept = conn.keepalive == c::AP_CONN_KEEPALIVE;
+        is_kept && conn.aborted == 0 && conn.master.is_null() && !self.is_nested()
+    }
+
+    /// Requests on this connection, this one included, once its response's head was passed on.
+    pub(crate) fn requests_on_connection(&self) -> c_int {
+        self.conn().keepalives
+    }
+
     /// The client's socket, unless the connection has none of its own (an HTTP/2 stream).
     pub(crate) fn client_socket(&self) -> Option<BorrowedFd<'r>> {
         if !self.conn().master.is_null() {

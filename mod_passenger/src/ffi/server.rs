@@ -7,6 +7,7 @@ use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::ptr;
+use std::sync::OnceLock;
 
 use passenger_shm::messages as wire;
 
@@ -232,6 +233,13 @@ pub(crate) fn is_exiting() -> bool {
 fn state(code: u32) -> c_int {
     // SAFETY: a plain query.
     unsafe { ap_state_query(code as c_int) }
+}
+
+/// Threads that serve requests in each worker process; one where processes have no others (prefork). As the MPM was
+/// started, which no process outlives.
+pub(crate) fn threads() -> u32 {
+    static THREADS: OnceLock<u32> = OnceLock::new();
+    *THREADS.get_or_init(|| mpm(AP_MPMQ_MAX_THREADS).unwrap_or(1).max(1))
 }
 
 /// Facts of the running httpd. After the MPM checked its own configuration.
