@@ -95,6 +95,7 @@ fn serve(r: &mut Request<'_>, mapping: &Mapping) -> Result<Outcome, RequestError
         outbound.cookie = sticky
             .as_ref()
             .map(|sticky| sticky.cookie(worker.client.route_of(process)));
+        outbound.has_one_chance = tries.request.has_one_chance();
         match attempt(r, worker, seat, &mut outbound) {
             Ok(Answer::PassedOn) => return Ok(Outcome::Answered),
             Ok(Answer::Suspended) => return Ok(Outcome::Suspended),

@@ -39,7 +39,7 @@
 //! * `reload`: other configurations by graceful and restart.
 //! * `preloading`: processes that are forked from one that has loaded the app.
 //! * `restart`: graceful, and what stays warm.
-//! * `retry`: apps that die while they answer.
+//! * `retry`: apps that die while they answer; `idle_closes`: servers that close connections nobody uses.
 //! * `slow`: slow clients and clients that go away; `slow_streams`: those of HTTP/2.
 //! * `streams`: responses that come in parts, clients that ask without end.
 //! * `websocket`: connections that are upgraded, `websocket_crowd`: many of them, `websocket_refused`: requests that only
@@ -78,6 +78,7 @@ mod hung;
 mod hygiene;
 mod identities;
 mod identity;
+mod idle_closes;
 mod keep_alive;
 mod languages;
 mod leaving;

@@ -93,7 +93,9 @@ pub(crate) fn attempt(
 ) -> Result<Answer, AttemptError> {
     let process = seat.process();
     let port = || worker.view.port(process);
-    let connection = match worker.connections.checkout(process, seat.protocol(), port) {
+    let has_one_chance = outbound.has_one_chance;
+    let cache = &worker.connections;
+    let connection = match cache.checkout(process, seat.protocol(), has_one_chance, port) {
         Ok(connection) => connection,
         Err(error) => {
             // Nothing was sent: the process is gone or its socket not there.

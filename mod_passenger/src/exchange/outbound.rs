@@ -24,6 +24,8 @@ pub(crate) struct Outbound<'a> {
     queued_us: u64,
     /// The client asks for a WebSocket.
     pub(crate) upgrades: bool,
+    /// If the process takes it and says nothing, it is lost: it cannot be sent (yet) another time.
+    pub(crate) has_one_chance: bool,
     /// `Set-Cookie` for the response, where sessions are sticky.
     pub(crate) cookie: Option<Vec<u8>>,
     binary: Option<RequestFrame>,
@@ -45,6 +47,7 @@ impl<'a> Outbound<'a> {
             software,
             queued_us: now_us(),
             upgrades: false,
+            has_one_chance: true,
             cookie: None,
             binary: None,
             http: None,

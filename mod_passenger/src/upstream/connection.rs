@@ -199,17 +199,26 @@ impl ConnectionCache {
     /// An idle connection to `process`, or a new one: to `port`, or to its Unix socket if there is none. Connecting
     /// blocks only while the backlog is full.
     ///
+    /// `has_one_chance`: a server that closes an idle connection in the very moment in which it is used must not cost
+    /// this request, which cannot be sent again. Over TCP nobody can tell that from a server that took it, so there
+    /// it gets a connection which has never been idle (our loaders never close idle ones).
+    ///
     /// # Errors
     /// Those of `connect(2)`, and somebody else's socket at that port: nothing was sent.
     pub(crate) fn checkout(
         &self,
         process: ProcessRef,
         protocol: Protocol,
+        has_one_chance: bool,
         port: impl FnOnce() -> Option<Port>,
     ) -> io::Result<Box<Connection>> {
         if let Some(slot) = self.slots.get(process.slot() as usize) {
             let mut idle = slot.lock();
             while let Some(entry) = idle.pop() {
+                if has_one_chance && entry.connection.is_tcp {
+                    // The new one takes its place: there are never more of them than requests at once.
+                    break;
+                }
                 let is_old = entry.since.is_some_and(|t| t.elapsed() >= MAX_TCP_IDLE);
                 let is_usable =
                     protocol == Protocol::Binary || (!is_old && entry.connection.is_quiet());
@@ -278,21 +287,25 @@ mod tests {
         let _one = UnixListener::bind(directory.join("1.7")).unwrap();
         let _two = UnixListener::bind(directory.join("1.8")).unwrap();
         let process = ProcessRef::new(1, 7);
-        let connection = cache.checkout(process, Protocol::Http, || None).unwrap();
+        let connection = cache
+            .checkout(process, Protocol::Http, false, || None)
+            .unwrap();
         assert!(!connection.is_reused());
         cache.checkin(process, connection);
         assert!(cache
-            .checkout(process, Protocol::Http, || None)
+            .checkout(process, Protocol::Http, false, || None)
             .unwrap()
             .is_reused());
-        let connection = cache.checkout(process, Protocol::Http, || None).unwrap();
+        let connection = cache
+            .checkout(process, Protocol::Http, false, || None)
+            .unwrap();
         cache.checkin(process, connection);
         assert!(!cache
-            .checkout(ProcessRef::new(1, 8), Protocol::Http, || None)
+            .checkout(ProcessRef::new(1, 8), Protocol::Http, false, || None)
             .unwrap()
             .is_reused());
         assert!(cache
-            .checkout(ProcessRef::new(1, 9), Protocol::Http, || None)
+            .checkout(ProcessRef::new(1, 9), Protocol::Http, false, || None)
             .is_err());
         std::fs::remove_dir_all(directory).unwrap();
     }
@@ -306,20 +319,31 @@ mod tests {
             uid: nix::unistd::geteuid().as_raw(),
         });
         let process = ProcessRef::new(1, 7);
-        let connect = || cache.checkout(process, Protocol::Http, || port).unwrap();
+        let connect = || {
+            cache
+                .checkout(process, Protocol::Http, false, || port)
+                .unwrap()
+        };
         let connection = connect();
         assert!(connection.is_tcp() && !connection.is_reused());
         cache.checkin(process, connection);
         let connection = connect();
         assert!(connection.is_reused());
         cache.checkin(process, connection);
+        // What cannot be sent again does not trust it, and takes its place.
+        let fresh = cache.checkout(process, Protocol::Http, true, || port);
+        let fresh = fresh.unwrap();
+        assert!(!fresh.is_reused() && cache.slots[1].lock().is_empty());
+        cache.checkin(process, fresh);
         let long_ago = Instant::now().checked_sub(MAX_TCP_IDLE);
         for idle in cache.slots[1].lock().iter_mut() {
             idle.since = long_ago;
         }
         assert!(!connect().is_reused());
         drop(server);
-        let refused = cache.checkout(process, Protocol::Http, || port).err();
+        let refused = cache
+            .checkout(process, Protocol::Http, false, || port)
+            .err();
         assert_eq!(
             refused.map(|e| e.kind()),
             Some(io::ErrorKind::ConnectionRefused)
@@ -334,7 +358,7 @@ mod tests {
         socket::listen(&listener, socket::Backlog::new(0).unwrap()).unwrap();
         let process = ProcessRef::new(0, 1);
         let held: Vec<_> = (0..4)
-            .map(|_| cache.checkout(process, Protocol::Binary, || None))
+            .map(|_| cache.checkout(process, Protocol::Binary, false, || None))
             .collect();
         let refused = held.into_iter().find_map(Result::err);
         assert_eq!(refused.map(|e| e.kind()), Some(io::ErrorKind::WouldBlock));
@@ -346,7 +370,7 @@ mod tests {
         let (cache, directory) = cache();
         let listener = UnixListener::bind(directory.join("3.1")).unwrap();
         let mut connection = cache
-            .checkout(ProcessRef::new(3, 1), Protocol::Binary, || None)
+            .checkout(ProcessRef::new(3, 1), Protocol::Binary, false, || None)
             .unwrap();
         let (mut app, _) = listener.accept().unwrap();
         let sent: Vec<u8> = (0..200_000u32)
@@ -372,7 +396,9 @@ mod tests {
         let (cache, directory) = cache();
         let listener = UnixListener::bind(directory.join("2.1")).unwrap();
         let process = ProcessRef::new(2, 1);
-        let mut connection = cache.checkout(process, Protocol::Http, || None).unwrap();
+        let mut connection = cache
+            .checkout(process, Protocol::Http, false, || None)
+            .unwrap();
         let (mut app, _) = listener.accept().unwrap();
         app.write_all(b"surplus").unwrap();
         assert_eq!(connection.read().unwrap(), 7);
@@ -380,7 +406,7 @@ mod tests {
         assert_eq!(connection.input(), b"plus");
         cache.checkin(process, connection);
         assert!(!cache
-            .checkout(process, Protocol::Http, || None)
+            .checkout(process, Protocol::Http, false, || None)
             .unwrap()
             .is_reused());
         std::fs::remove_dir_all(directory).unwrap();

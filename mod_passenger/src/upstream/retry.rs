@@ -38,6 +38,13 @@ pub(crate) struct Request {
     pub(crate) executions: u32,
 }
 
+impl Request {
+    /// Whether it is lost if an app takes it and says nothing.
+    pub(crate) fn has_one_chance(self) -> bool {
+        !(self.is_idempotent && self.is_replayable && self.executions == 0)
+    }
+}
+
 /// Whether a method may be executed twice (RFC 9110 section 9.2.2).
 pub(crate) fn is_idempotent(method: &[u8]) -> bool {
     matches!(
@@ -50,11 +57,7 @@ pub(crate) fn is_idempotent(method: &[u8]) -> bool {
 pub(crate) fn verdict(failure: &Failure, request: Request) -> Verdict {
     match failure {
         Failure::Unread(_) if request.is_replayable => Verdict::Again,
-        Failure::MayHaveRun(_)
-            if request.is_idempotent && request.is_replayable && request.executions == 0 =>
-        {
-            Verdict::AgainOnce
-        }
+        Failure::MayHaveRun(_) if !request.has_one_chance() => Verdict::AgainOnce,
         _ => Verdict::Never,
     }
 }
