@@ -7,7 +7,7 @@ use crate::clock;
 use crate::error::Error;
 use crate::ids::GroupRef;
 use crate::params::{Capacities, GroupParams, Load, ProcessSnapshot, Waited};
-use crate::protocol::queue::CellState;
+use crate::protocol::cell::CellState;
 use crate::protocol::seat::{self, SeatState};
 use crate::protocol::{counter, wait};
 use crate::routes::Routes;

@@ -31,12 +31,12 @@ use std::mem::{align_of, offset_of, size_of};
 
 use crate::error::Error;
 use crate::params::{Capacities, MAX_DEFINITION_BYTES};
-use crate::protocol::queue::Cell;
+use crate::protocol::cell::Cell;
 use crate::raw::Shared;
 use crate::sync::{AtomicU32, AtomicU64};
 
 /// Version of everything in this file and of the bits in `protocol/`. Count it up with every change.
-pub(crate) const LAYOUT_VERSION: u32 = 4;
+pub(crate) const LAYOUT_VERSION: u32 = 5;
 
 /// Magic numbers: what a segment is.
 pub(crate) const ROUTES_MAGIC: u64 = u64::from_le_bytes(*b"PSGRrout");
@@ -227,11 +227,12 @@ pub(crate) struct Total {
 const _: () = assert!(size_of::<Total>() == 64 && offset_of!(Total, word) == 0);
 const _: () = assert!(offset_of!(Total, streams) == 8 && offset_of!(Total, turn) == 16);
 
-/// What has waited in a group's queue since the group came into being. Written by: workers that leave the queue
-/// and, when a group is made, the agent. Read by: agent, tools. For the eye: nothing is decided by it.
+/// What has waited in a group's queue since the group came into being, and what found no room in it. Written by:
+/// workers that leave the queue or cannot join it and, when a group is made, the agent. Read by: agent, tools. For the
+/// eye: nothing is decided by it.
 ///
 /// ```text
-/// 0 requests u64 │ 8 microseconds of all u64 │ 16 longest, microseconds u64 │ 24 …
+/// 0 requests u64 │ 8 microseconds of all u64 │ 16 longest, microseconds u64 │ 24 rejected u64 │ 32 …
 /// 64
 /// ```
 #[derive(Debug)]
@@ -240,10 +241,12 @@ pub(crate) struct Waits {
     pub(crate) requests: AtomicU64,
     pub(crate) total_us: AtomicU64,
     pub(crate) longest_us: AtomicU64,
-    _pad: [AtomicU64; 5],
+    pub(crate) rejected: AtomicU64,
+    _pad: [AtomicU64; 4],
 }
 const _: () = assert!(size_of::<Waits>() == 64 && align_of::<Waits>() == 8);
 const _: () = assert!(offset_of!(Waits, total_us) == 8 && offset_of!(Waits, longest_us) == 16);
+const _: () = assert!(offset_of!(Waits, rejected) == 24);
 
 const _: () = assert!(size_of::<Cell>() == 16 && align_of::<Cell>() == 8);
 const _: () = assert!(offset_of!(Cell, word) == 0);
@@ -308,6 +311,7 @@ pub fn layout_hash() -> u64 {
         offset_of!(Total, turn),
         offset_of!(Waits, total_us),
         offset_of!(Waits, longest_us),
+        offset_of!(Waits, rejected),
     ]);
     HASH
 }

@@ -23,9 +23,11 @@
 //! | `routes`, `traffic`, `tables` | the mapped segments |
 //! | `module`, `client`, `agent`, `watchdog`, `inspect` | what each process may do |
 //! | `channel`, `messages` | datagrams with descriptors between the processes |
+//! | `hooks` | which programs of root's may be named as hooks |
 //!
 //! Why atomics work between processes and on read-only pages is said in `sync`. Orderings name their
-//! partners as `PAIR(label)`. What this crate never does: HTTP, Apache, policy, signals, files.
+//! partners as `PAIR(label)`. What this crate never does: HTTP, Apache, policy, signals, files (but for the rule of `hooks`,
+//! which both sides apply).
 
 #[cfg(not(loom))]
 mod agent;
@@ -41,6 +43,7 @@ mod doorbell;
 mod error;
 #[doc(hidden)]
 pub mod futex;
+pub mod hooks;
 mod ids;
 #[cfg(not(loom))]
 mod inspect;

@@ -7,7 +7,7 @@ use crate::ids::GroupRef;
 use crate::layout::ProcessSlot;
 use crate::protocol::desk::Desk;
 use crate::protocol::process::{self, ProcessWord};
-use crate::protocol::queue::Granted;
+use crate::protocol::cell::Granted;
 use crate::protocol::seat::{self, SeatState, SeatWord};
 use crate::routes::Routes;
 use crate::sync::{dekker, Ordering};

@@ -182,3 +182,25 @@ fn a_request_that_waited_before_keeps_its_place() {
     again.wait(Duration::ZERO).unwrap().release();
     first.wait(Duration::ZERO).unwrap().release();
 }
+
+#[test]
+fn who_finds_no_room_is_counted_until_the_group_is_gone() {
+    let i = instance(&SMALL);
+    let group = i.group();
+    let params = GroupParams {
+        queue_limit: 1,
+        ..PARAMS
+    };
+    i.agent.update_group(group, &params);
+    let client = i.client(0);
+    assert_eq!(i.agent.rejected(group), 0);
+    let first = client.enqueue(group).unwrap();
+    assert!(client.enqueue(group).is_err() && client.enqueue(group).is_err());
+    assert_eq!(i.agent.rejected(group), 2);
+    drop(first);
+    client.enqueue(group).unwrap();
+    assert_eq!(i.agent.rejected(group), 2, "that one found room");
+    i.agent.remove_group(group);
+    assert_eq!(i.agent.rejected(group), 0);
+    assert_eq!(i.agent.rejected(i.group()), 0, "the slot begins anew");
+}

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::clock;
 use crate::ids::{GroupRef, ProcessRef};
 use crate::params::{Hint, InExchange, Load, Queue, Waited};
-use crate::protocol::queue::{CellState, Granted};
+use crate::protocol::cell::{CellState, Granted};
 use crate::protocol::seat::{self, SeatState, SeatWord};
 use crate::protocol::{counter, limit, wait};
 use crate::sync::dekker;
@@ -190,6 +190,14 @@ impl AgentView {
             .filter(|_| is_ours)
             .map(wait::sums)
             .unwrap_or_default()
+    }
+
+    /// Requests that found the queue of a group full so far. Workers count them: a hostile one as it likes.
+    #[must_use]
+    pub fn rejected(&self, group: GroupRef) -> u64 {
+        let is_ours = self.tables.routes.group(group).is_some();
+        let waits = self.tables.traffic.waits(group.index());
+        waits.filter(|_| is_ours).map_or(0, wait::rejected)
     }
 
     /// Wakes up to `n` waiters of a group, oldest first.

@@ -21,9 +21,10 @@ use crate::params::{Hint, Queue as QueueSeen};
 use crate::protocol::counter;
 use crate::protocol::desk::aged;
 use crate::protocol::process::still;
-use crate::protocol::queue::Granted;
+use crate::protocol::cell::Granted;
 use crate::protocol::recent;
 use crate::protocol::seat::{self as seat_word, SeatWord};
+use crate::protocol::wait;
 use crate::sync::{dekker, load_acquire_u32, AtomicU32, Ordering};
 use crate::tables::{Member, Tables};
 
@@ -171,6 +172,9 @@ impl Client {
         waited: Duration,
     ) -> Result<Waiter<'_>, QueueFull> {
         Waiter::join(self, group, waited).ok_or_else(|| {
+            if let Some(waits) = self.tables().traffic.waits(group.index()) {
+                wait::reject(waits);
+            }
             let QueueSeen { length, oldest } = self.queue(group);
             QueueFull { length, oldest }
         })

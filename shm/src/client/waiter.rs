@@ -7,7 +7,8 @@ use crate::clock::{self, Ticks};
 use crate::ids::GroupRef;
 use crate::protocol::desk::{aged, Desk};
 use crate::protocol::process::{self, still};
-use crate::protocol::queue::{CellState, Granted, Left, Place, Queue};
+use crate::protocol::cell::{CellState, Granted};
+use crate::protocol::queue::{Left, Place, Queue};
 use crate::protocol::wait;
 use crate::sync::{dekker, Ordering};
 

@@ -22,7 +22,8 @@ use crate::clock::{Ticks, TICKS_PER_MS};
 use crate::ids::ClientId;
 use crate::sync::{dekker, AtomicU64};
 
-use super::queue::{Granted, Oldest, Queue};
+use super::cell::Granted;
+use super::queue::{Oldest, Queue};
 use super::seat::{self, SeatWord};
 
 /// Waiters younger than this compete with newcomers; older ones are served in order.
@@ -127,7 +128,8 @@ pub fn aged(queue: &Queue<'_>, now: Ticks) -> Option<Oldest> {
 
 #[cfg(all(test, not(loom)))]
 mod tests {
-    use super::super::queue::{Cell, CellState, Left};
+    use super::super::cell::{Cell, CellState};
+    use super::super::queue::Left;
     use super::super::seat::{look, SeatState};
     use super::*;
 

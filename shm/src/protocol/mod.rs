@@ -4,7 +4,8 @@
 //! | file | one word of it | who changes it |
 //! |---|---|---|
 //! | `seat.rs` | seat: take number · worker · state | workers; agent and watchdog repair |
-//! | `queue.rs` | waiter cell: ticket or grant · worker · state | its waiter; whoever grants; watchdog |
+//! | `cell.rs` | waiter cell: ticket or grant · worker · state | its waiter; whoever grants; watchdog |
+//! | `queue.rs` | bitmap: which cells are occupied | as the cells |
 //! | `desk.rs` | – the steps in which seats and cells change together | |
 //! | `process.rs` | process: generation · group · state · flags | agent only (in `routes`) |
 //! | `counter.rs` | requests of one worker at one unlimited process, its streams at any | that worker; watchdog |
@@ -16,6 +17,7 @@
 //! Rules of all of them: a word is read once into a local and judged there; every change is one
 //! compare-and-swap of the whole word; every loop has a bound; all-zero is free, empty, nobody's.
 
+pub mod cell;
 pub mod counter;
 pub mod desk;
 #[cfg(not(loom))]
