@@ -9,7 +9,6 @@
 //!   (swept by the cells, not by the bits).
 //! * Crash: a waiter that dies at any point leaves at most its cell and its bit. Both are swept.
 
-
 use crate::clock::{self, Ticks};
 use crate::ids::ClientId;
 use crate::sync::{AtomicU64, Ordering};
@@ -153,14 +152,14 @@ impl<'a> Queue<'a> {
     /// Wakes the oldest waiter. PAIR(wait): the caller has freed something and passed a fence.
     pub fn wake_oldest(&self, now: Ticks) {
         if let Some(cell) = self.oldest(now).and_then(|o| self.cell(o.place.index)) {
-            cell.alarm.wake();
+            cell.alarm().wake();
         }
     }
 
     /// Wakes every waiter, in no order.
     pub fn wake_all(&self) {
         for cell in self.occupied().filter_map(|index| self.cell(index)) {
-            cell.alarm.wake();
+            cell.alarm().wake();
         }
     }
 
