@@ -4,8 +4,8 @@
 
 use loom::sync::Arc;
 use loom::thread;
-use passenger_shm::protocol::desk::{Desk, Outcome, HAND_OVER_AGE};
 use passenger_shm::protocol::cell::{Cell, CellState, Granted};
+use passenger_shm::protocol::desk::{Desk, Outcome, HAND_OVER_AGE};
 use passenger_shm::protocol::queue::{Left, Queue};
 use passenger_shm::protocol::seat::{self, SeatState, SeatWord};
 use passenger_shm::sync::{dekker, AtomicU64};

@@ -50,7 +50,7 @@ impl AgentView {
             // Relaxed: comes with the word.
             slot.group_generation
                 .store(group.generation(), Ordering::Relaxed);
-            // Group indices have 16 bits (`layout::check`).
+            // Group indices have 16 bits (`layout::sections`).
             let group_index = u16::try_from(group.index()).unwrap_or(u16::MAX);
             let word = ProcessWord::new(generation, group_index, ProcessState::Starting);
             // Whatever a hostile worker put there while the slot was nobody's.

@@ -241,7 +241,7 @@ impl Client {
     /// Whoever comes next prefers that process among equals.
     fn note_use(&self, group: GroupRef, process: usize) {
         let traffic = &self.tables().traffic;
-        // Process tables have at most 1024 slots (`layout::check`).
+        // Process tables have at most 1024 slots (`layout::sections`).
         let index = u16::try_from(process).unwrap_or(u16::MAX);
         if let (Some(recent), Some(turn)) = (traffic.recent(group.index()), traffic.turn(process)) {
             recent::note(recent, turn, index);
