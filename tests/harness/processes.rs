@@ -156,6 +156,18 @@ pub fn holds_any(pid: ProcessId, links: &HashSet<String>) -> bool {
         .any(|link| link.to_str().is_some_and(|link| links.contains(link)))
 }
 
+/// Whether every thread of a process sleeps: none works, and none waits for a processor.
+#[must_use]
+pub fn is_at_rest(pid: ProcessId) -> bool {
+    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else {
+        return true;
+    };
+    threads.flatten().all(|thread| {
+        let stat = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        field_of(&stat, 3).is_none_or(|state| state != "R" && state != "D")
+    })
+}
+
 /// What a process's descriptors point to, as `/proc` names it.
 #[must_use]
 pub fn open_files(pid: ProcessId) -> Vec<PathBuf> {
@@ -201,18 +213,56 @@ fn names(pid: ProcessId, directory: &Path) -> bool {
             .any(|path| path.starts_with(directory))
 }
 
-fn contains(haystack: &[u8], needle: &[u8]) -> bool {
+/// Whether that path, or one below it, occurs: `/tmp/psgr-7-1` is not in `/tmp/psgr-7-12`, whose processes
+/// belong to another test.
+fn contains(haystack: &[u8], path: &[u8]) -> bool {
+    let goes_on = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.".contains(byte);
+    let ends_there = |start: usize| !haystack.get(start + path.len()).is_some_and(goes_on);
     haystack
-        .windows(needle.len())
-        .any(|window| window == needle)
+        .windows(path.len())
+        .enumerate()
+        .any(|(start, window)| window == path && ends_there(start))
 }
 
 /// A field of `/proc/<pid>/stat`, numbered as in proc(5); only those after the command's name.
 fn stat_field(pid: ProcessId, number: usize) -> Option<String> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    field_of(&stat, number).map(str::to_owned)
+}
+
+fn field_of(stat: &str, number: usize) -> Option<&str> {
     let (_, after_name) = stat.rsplit_once(')')?;
-    after_name
-        .split_whitespace()
-        .nth(number - 3)
-        .map(str::to_owned)
+    after_name.split_whitespace().nth(number - 3)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_whose_name_only_begins_the_same_is_another() {
+        let root = b"/tmp/psgr-7-1";
+        for own in [
+            "-d\0/tmp/psgr-7-1\0-f",
+            "/tmp/psgr-7-1",
+            "/tmp/psgr-7-1/sites",
+            "/tmp/psgr-7-12 /tmp/psgr-7-1:",
+        ] {
+            assert!(contains(own.as_bytes(), root), "{own}");
+        }
+        for other in [
+            "-d\0/tmp/psgr-7-12\0-f",
+            "/tmp/psgr-7-1-old",
+            "/tmp/psgr-7",
+            "",
+        ] {
+            assert!(!contains(other.as_bytes(), root), "{other}");
+        }
+    }
+
+    #[test]
+    fn a_process_at_work_is_not_at_rest() {
+        let me = i32::try_from(std::process::id()).expect("a pid fits");
+        assert!(!is_at_rest(me), "this thread is looking");
+    }
 }

@@ -17,6 +17,7 @@ impl Server {
 
     /// `apachectl restart`, which ends requests in the middle, and waits as [`Server::graceful`].
     pub fn restart(&self) {
+        self.let_connections_end();
         self.reload(Signal::SIGHUP);
     }
 
