@@ -62,7 +62,7 @@ install: build
 	@$(call put,0755,$(TARGET)/release/passenger-watchdog,libexec/passenger-watchdog)
 	@$(call put,0755,$(TARGET)/release/passenger-helper-agent,libexec/passenger-helper-agent)
 	@$(call put,0755,$(TARGET)/release/passenger,bin/passenger)
-	@$(foreach tool,passenger-status passenger-config,ln -sf passenger '$(root)/bin/$(tool)' &&) true
+	@$(foreach tool,passenger-status passenger-config passenger-memory-stats,ln -sf passenger '$(root)/bin/$(tool)' &&) true
 	@$(foreach file,$(LOADERS),$(call put,0644,helper-agent/loaders/$(file),share/passenger/loaders/$(file)) &&) true
 	@$(compile_python)
 	@$(call put,0644,$(TARGET)/release/libmod_passenger.so,modules/mod_passenger.so)

@@ -19,6 +19,7 @@
 //! * `languages`: checkers, server-sent events, ASGI, threads, early hints; `frameworks`: popular ones;
 //!   `published`: their own examples and test suites; `projects`: whole projects with a database.
 //! * `passengerfile`: start commands in a file.
+//! * `node`: connections to Node.js servers, and their end.
 //! * `commands`: programs that serve HTTP themselves; `meteor`: Meteor, by a stand-in for its command.
 //! * `python_sockets`: WebSockets of ASGI and WSGI; `browser`: what Chromium makes of those of all languages.
 //! * `logs`: what apps print, and logs of single apps; `tidiness`: what a process starts with and leaves.
@@ -47,7 +48,7 @@
 //! * `hijack`: Rack apps that take the connection.
 //! * `sticky`: clients that stay with a process.
 //! * `shipped`: the demo of `make run` and the files of `apache-conf`.
-//! * `tools`: passenger-status; `steering`: passenger-config.
+//! * `tools`: passenger-status; `steering`: passenger-config; `memory_stats`: passenger-memory-stats.
 //! * `cleanup`: nothing is left when any of the parts is killed, and nobody else is touched.
 //! * `stop`: nothing is left, whatever the apps do against it.
 //! * `upgrade`: another build is installed under a running server.
@@ -85,9 +86,11 @@ mod leaving;
 mod limits;
 mod logs;
 mod mapping;
+mod memory_stats;
 mod meteor;
 mod modules;
 mod neighbours;
+mod node;
 mod on_prefork;
 mod out_of_band;
 mod passengerfile;

@@ -16,6 +16,8 @@ pub struct Usage {
     pub pss: Option<u64>,
     /// Memory that would be free without it: shared with nobody, swapped pages included.
     pub private: Option<u64>,
+    /// Resident memory that it has written and shares with nobody.
+    pub private_dirty: Option<u64>,
     /// Swapped out.
     pub swap: Option<u64>,
 }
@@ -46,6 +48,7 @@ impl Usage {
             rss: kilobytes(&rollup, "Rss:")
                 .or_else(|| kilobytes(&read("status").unwrap_or_default(), "VmRSS:")),
             pss: kilobytes(&rollup, "Pss:"),
+            private_dirty: sums[1],
             private: sums[0].and(Some(sums.iter().chain([&swap]).copied().flatten().sum())),
             swap,
         }

@@ -24,6 +24,13 @@ It reads shared memory and asks nobody: also while the helper agent is dead or b
 EXIT STATUS
   0 shown    1 no instance, or several and none was named    2 the instance does not answer";
 
+const MEMORY_HELP: &str = "\
+Private is what a process has written and shares with nobody; PSS adds its share of what it shares,
+so that it may be summed. Root sees all of it, everybody else that of the own processes.
+
+EXIT STATUS
+  0 shown    1 no instance    2 the instance does not answer";
+
 const CONFIG_EXAMPLES: &str = "\
 EXAMPLES
   passenger-config restart-app /var/www/shop      every app in or below that directory
@@ -52,6 +59,8 @@ struct Passenger {
 pub(super) enum Command {
     /// Apps, processes, queues (also: passenger-status)
     Status(StatusArguments),
+    /// Memory of httpd, of mod_passenger and of the apps (also: passenger-memory-stats)
+    MemoryStats(MemoryArguments),
     /// Restart an app, detach a process, check the installation (also: passenger-config)
     Config(ConfigArguments),
 }
@@ -93,6 +102,30 @@ pub(super) enum Show {
     Pool,
     /// Everything, for programs (docs/tools.md lists the fields)
     Json,
+}
+
+/// `passenger-memory-stats`.
+#[derive(Debug, Parser)]
+#[command(
+    name = "passenger-memory-stats",
+    version,
+    about = "Show what httpd, mod_passenger and the apps need of memory",
+    after_help = MEMORY_HELP,
+    after_long_help = format!("{MEMORY_HELP}\n\n{INSTANCES_HELP}")
+)]
+pub(super) struct MemoryArguments {
+    /// Name of the instance, or how it begins; without it all are shown
+    #[arg(value_name = "INSTANCE")]
+    pub(super) instance: Option<String>,
+    /// For programs
+    #[arg(long)]
+    pub(super) json: bool,
+    /// Leave out the processes of httpd
+    #[arg(long)]
+    pub(super) no_apache: bool,
+    /// Accepted for compatibility: there is no nginx
+    #[arg(long, hide = true)]
+    pub(super) no_nginx: bool,
 }
 
 /// `passenger-config`.
@@ -207,6 +240,9 @@ pub(super) fn parse(line: impl IntoIterator<Item = OsString>) -> Result<Command,
     let name = name.file_name().map(Path::new).unwrap_or(Path::new(""));
     match name.to_str() {
         Some("passenger-status") => StatusArguments::try_parse_from(line).map(Command::Status),
+        Some("passenger-memory-stats") => {
+            MemoryArguments::try_parse_from(line).map(Command::MemoryStats)
+        }
         Some("passenger-config") => ConfigArguments::try_parse_from(line).map(Command::Config),
         _ => Passenger::try_parse_from(line).map(|passenger| passenger.command),
     }
@@ -226,6 +262,7 @@ mod tests {
     fn the_tables_of_arguments_are_sound() {
         Passenger::command().debug_assert();
         StatusArguments::command().debug_assert();
+        MemoryArguments::command().debug_assert();
         ConfigArguments::command().debug_assert();
     }
 
@@ -235,6 +272,10 @@ mod tests {
         assert!(matches!(status, Ok(Command::Status(a)) if a.json));
         let status = parsed(&["passenger", "status", "abc"]);
         assert!(matches!(status, Ok(Command::Status(a)) if a.instance.as_deref() == Some("abc")));
+        let memory = parsed(&["passenger-memory-stats", "--no-nginx"]);
+        assert!(matches!(memory, Ok(Command::MemoryStats(a)) if a.instance.is_none()));
+        let memory = parsed(&["passenger", "memory-stats", "--json"]);
+        assert!(matches!(memory, Ok(Command::MemoryStats(a)) if a.json));
         let alias = parsed(&["passenger-config", "validate-install", "--auto"]);
         let is_validate = |c: &ConfigArguments| matches!(c.command, ConfigCommand::Validate(_));
         assert!(matches!(alias, Ok(Command::Config(c)) if is_validate(&c)));
@@ -252,6 +293,7 @@ mod tests {
         for line in [
             &["passenger", "--help"][..],
             &["passenger-status", "-h"],
+            &["passenger-memory-stats", "--help"],
             &["passenger-config", "--help"],
             &["passenger-config", "restart-app", "-h"],
             &["passenger-config", "validate", "-h"],

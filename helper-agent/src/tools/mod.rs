@@ -1,5 +1,5 @@
-//! The command-line tools: one program, `passenger`, that also answers to `passenger-status` and
-//! `passenger-config`. They find instances in the registry directories and talk to an instance's two sockets;
+//! The command-line tools: one program, `passenger`, that also answers to `passenger-status`, `passenger-config` and
+//! `passenger-memory-stats`. They find instances in the registry directories and talk to an instance's two sockets;
 //! who they are the kernel tells.
 //!
 //! | exit status | meaning |
@@ -12,11 +12,14 @@
 //! * `registry.rs` – which instances there are, and choosing one;
 //! * `client.rs` – asking an instance;
 //! * `status_text.rs` – a report as text; `steer.rs` – restart, detach, list;
+//! * `memory_stats.rs`, `process_table.rs` – who needs how much memory;
 //! * `validate.rs`, `checks.rs`, `trial.rs` – looking whether everything is in order.
 
 mod arguments;
 mod checks;
 mod client;
+mod memory_stats;
+mod process_table;
 mod registry;
 mod status_text;
 mod steer;
@@ -80,6 +83,7 @@ pub fn main() -> ExitCode {
 fn run(command: &Command) -> Outcome {
     match command {
         Command::Status(arguments) => status(arguments),
+        Command::MemoryStats(arguments) => memory_stats::memory_stats(arguments),
         Command::Config(config) => match &config.command {
             ConfigCommand::RestartApp(arguments) => steer::restart_app(arguments),
             ConfigCommand::DetachProcess(arguments) => steer::detach_process(arguments),

@@ -19,7 +19,7 @@ pub(super) struct Look {
 }
 
 /// Apps and directories choose some words of a report, and root's terminal obeys control characters.
-fn tame(text: &str) -> String {
+pub(super) fn tame(text: &str) -> String {
     text.chars()
         .map(|c| if c.is_control() { '\u{fffd}' } else { c })
         .collect()
@@ -297,7 +297,7 @@ mod tests {
                 rss: Some(40 * 1024),
                 pss: Some(25 * 1024),
                 private: Some(21 * 1024),
-                swap: None,
+                ..Usage::default()
             },
             ..ProcessReport::default()
         };
