@@ -15,27 +15,6 @@ const SCM_PIDFD: libc::c_int = 4;
 /// the kernel closes what does not fit on the receiver's time, and a close can be made to last.
 const CONTROL_WORDS: usize = 144;
 
-/// Whether that is a datagram-keeping, connected kind of Unix socket. Asks the socket layer alone, so it
-/// is safe for a descriptor of any origin.
-pub(super) fn is_seqpacket(socket: BorrowedFd<'_>) -> bool {
-    let is = |option: libc::c_int, wanted: libc::c_int| {
-        let mut value: libc::c_int = -1;
-        let mut length: libc::socklen_t = 4;
-        // SAFETY: value and length are live locals, and length says how large the value is.
-        let result = unsafe {
-            libc::getsockopt(
-                socket.as_raw_fd(),
-                libc::SOL_SOCKET,
-                option,
-                (&raw mut value).cast(),
-                &raw mut length,
-            )
-        };
-        result == 0 && value == wanted
-    };
-    is(libc::SO_DOMAIN, libc::AF_UNIX) && is(libc::SO_TYPE, libc::SOCK_SEQPACKET)
-}
-
 /// Sends one datagram; how many of its bytes. `flags` are added to the call's own.
 pub(super) fn send(
     socket: BorrowedFd<'_>,

@@ -8,11 +8,12 @@
 
 mod datagram;
 mod discard;
+mod socket;
 
 use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::mem::ManuallyDrop;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
 use serde::{de::DeserializeOwned, Serialize};
@@ -66,20 +67,7 @@ impl Channel {
     /// # Errors
     /// When the process or the system is out of descriptors.
     pub fn pair() -> io::Result<(Channel, Channel)> {
-        let mut fds: [RawFd; 2] = [-1; 2];
-        // SAFETY: `fds` is an array of two ints that outlives the call, as socketpair(2) demands.
-        check(unsafe {
-            libc::socketpair(
-                libc::AF_UNIX,
-                libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC,
-                0,
-                fds.as_mut_ptr(),
-            )
-        })?;
-        // SAFETY: the kernel has just made fds[0] for us; nobody else knows its number.
-        let one = unsafe { OwnedFd::from_raw_fd(fds[0]) };
-        // SAFETY: likewise for fds[1].
-        let other = unsafe { OwnedFd::from_raw_fd(fds[1]) };
+        let (one, other) = socket::pair()?;
         Ok((Channel::from(one), Channel::from(other)))
     }
 
@@ -89,7 +77,7 @@ impl Channel {
     /// # Errors
     /// `InvalidInput` when it is not a `SOCK_SEQPACKET` socket of `AF_UNIX`.
     pub fn foreign(socket: OwnedFd) -> io::Result<Channel> {
-        if !datagram::is_seqpacket(socket.as_fd()) {
+        if !socket::is_seqpacket(socket.as_fd()) {
             discard(vec![socket]);
             return Err(invalid_input("not a SOCK_SEQPACKET Unix socket".into()));
         }
@@ -188,7 +176,7 @@ impl Channel {
 
     /// Whether the other end is closed, without blocking.
     fn peer_is_gone(&self) -> io::Result<bool> {
-        let events = poll_once(self.as_fd(), libc::POLLIN | libc::POLLRDHUP, 0)?;
+        let events = socket::poll_once(self.as_fd(), libc::POLLIN | libc::POLLRDHUP, 0)?;
         Ok(events & (libc::POLLHUP | libc::POLLRDHUP) != 0)
     }
 
@@ -198,9 +186,7 @@ impl Channel {
     /// # Errors
     /// When fcntl(2) fails, which for an open socket it does not.
     pub fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()> {
-        let value = libc::c_int::from(nonblocking);
-        // SAFETY: FIONBIO reads one int through the pointer, which outlives the call.
-        check(unsafe { libc::ioctl(self.socket.as_raw_fd(), libc::FIONBIO, &raw const value) })
+        socket::set_nonblocking(self.as_fd(), nonblocking)
     }
 
     /// From now on every message that arrives at this end names its sender. Call it before the peer
@@ -209,28 +195,14 @@ impl Channel {
     /// # Errors
     /// When the kernel refuses `SO_PASSCRED`. A kernel without `SO_PASSPIDFD` (before 6.5) is no error.
     pub fn receive_credentials(&self) -> io::Result<()> {
-        self.set_option(libc::SO_PASSCRED)?;
-        match self.set_option(SO_PASSPIDFD) {
+        socket::enable(self.as_fd(), libc::SO_PASSCRED)?;
+        match socket::enable(self.as_fd(), SO_PASSPIDFD) {
             Err(e) if e.raw_os_error() == Some(libc::ENOPROTOOPT) => {
                 log::debug!("this kernel has no SO_PASSPIDFD; peers are known by number only");
                 Ok(())
             }
             other => other,
         }
-    }
-
-    fn set_option(&self, option: libc::c_int) -> io::Result<()> {
-        let on: libc::c_int = 1;
-        // SAFETY: the option value is one int that outlives the call, and its size is given.
-        check(unsafe {
-            libc::setsockopt(
-                self.socket.as_raw_fd(),
-                libc::SOL_SOCKET,
-                option,
-                (&raw const on).cast(),
-                4,
-            )
-        })
     }
 
     /// Waits until `recv` would not block (a message or the end), at most `timeout`.
@@ -243,37 +215,13 @@ impl Channel {
             let left = deadline.saturating_duration_since(Instant::now());
             // Rounded up: a wait of 0.4 ms must not become a busy loop of zero-length polls.
             let ms = libc::c_int::try_from(left.as_micros().div_ceil(1000)).unwrap_or(i32::MAX);
-            match poll_once(self.as_fd(), libc::POLLIN, ms) {
+            match socket::poll_once(self.as_fd(), libc::POLLIN, ms) {
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 Err(e) => return Err(e),
                 Ok(0) if Instant::now() < deadline => {}
                 Ok(events) => return Ok(events != 0),
             }
         }
-    }
-}
-
-fn poll_once(
-    fd: BorrowedFd<'_>,
-    events: libc::c_short,
-    ms: libc::c_int,
-) -> io::Result<libc::c_short> {
-    let mut entry = libc::pollfd {
-        fd: fd.as_raw_fd(),
-        events,
-        revents: 0,
-    };
-    // SAFETY: one pollfd that outlives the call, and its count.
-    let ready = unsafe { libc::poll(&raw mut entry, 1, ms) };
-    check(ready.min(0))?;
-    Ok(entry.revents)
-}
-
-fn check(result: libc::c_int) -> io::Result<()> {
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
     }
 }
 
