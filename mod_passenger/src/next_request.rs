@@ -7,7 +7,7 @@
 //!                                                                         not:   as without all this
 //! ```
 //! Clients on the same machine or in its network are that fast: load balancers, caches, other services. Where all are
-//! far away a turn is in vain, and Linux counts it as processor time that the thread has had; so one turn in
+//! far away a turn is in vain, and Linux may count it as processor time that the thread has had; so one turn in
 //! [`PROBE_EVERY`] is looked at, and while none of those pays, the others are left out. A thread that goes on with its
 //! connection does not serve others, therefore only while threads are left, and not without end.
 
