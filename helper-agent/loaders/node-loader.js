@@ -15,6 +15,10 @@ const http = require('http');
 const Module = require('module');
 const net = require('net');
 
+const OutOfBandWork = require('./node/out-of-band');
+const { watchHeads } = require('./node/response');
+const { nameThePeer, neverCloseIdle } = require('./node/server');
+
 const CONTROL = 3;
 const LISTENER = 4;
 // Turns of the event loop without news after which nothing is on its way to us any more: a connection takes one
@@ -53,77 +57,13 @@ function listenToAgent(onLine) {
   control.unref();
 }
 
-// --- out-of-band work ---
-
-const WORK_HEADERS = ['!~request-oob-work', 'x-passenger-request-oob-work'];
-// A wish that the agent may have forgotten, because another took its place, is repeated after this.
-const REPEAT_AFTER_MS = 10000;
-
-class OutOfBandWork {
-  constructor(api) {
-    this.api = api;
-    this.isWanted = false;
-    this.said = 0;
-    this.current = Promise.resolve();
-  }
-
-  request() {
-    const now = Date.now();
-    if (!this.isWanted || Math.abs(now - this.said) > REPEAT_AFTER_MS) {
-      this.isWanted = true;
-      this.said = now;
-      say('work-wanted');
-    }
-  }
-
-  // No request comes until the agent hears that the work is done. One that took the place of the agent that asked
-  // first asks again, and hears of the end of the same work.
-  run(token) {
-    this.current = this.current.then(() => this.work()).then(() => say(`work-done ${token}`));
-  }
-
-  async work() {
-    const listeners = this.isWanted ? this.api.listeners('oob_work') : [];
-    this.isWanted = false;
-    for (const listener of listeners) {
-      try {
-        await listener.call(this.api);
-      } catch (error) {
-        console.error('out-of-band work:', error);
-      }
-    }
-  }
-
-  // Looks for the header in every response. It is not for the client; the worker drops it.
-  install() {
-    const work = this;
-    const { writeHead } = http.ServerResponse.prototype;
-    http.ServerResponse.prototype.writeHead = function writeHeadForPassenger(...args) {
-      if (WORK_HEADERS.some((name) => this.hasHeader(name)) || asksForWork(args[args.length - 1])) {
-        work.request();
-      }
-      return writeHead.apply(this, args);
-    };
-  }
-}
-
-// Whether one of the headers given to `writeHead` does: an object, or names and values in an array (of pairs).
-function asksForWork(headers) {
-  if (headers === null || typeof headers !== 'object') {
-    return false;
-  }
-  const names = Array.isArray(headers) ? headers.flat() : Object.keys(headers);
-  return names.some((name) => (name.length === 18 || name.length === 28)
-    && WORK_HEADERS.includes(String(name).toLowerCase()));
-}
-
 // --- what applications may call ---
 
 class PhusionPassenger extends EventEmitter {
   constructor() {
     super();
     this.autoInstall = true;
-    Object.defineProperty(this, 'work', { value: new OutOfBandWork(this) });
+    Object.defineProperty(this, 'work', { value: new OutOfBandWork(this, say) });
   }
 
   // Asks for out-of-band work: the listeners of `oob_work` are called when no requests come (they may return
@@ -144,6 +84,7 @@ class PhusionPassenger extends EventEmitter {
 
 class Application {
   constructor(settings, api) {
+    const application = this;
     this.settings = settings;
     this.api = api;
     this.server = null;
@@ -156,8 +97,20 @@ class Application {
     this.upgraded = new Set();
     this.isReady = false;
     this.isStopping = false;
+    // The application has closed its server.
+    this.isLeaving = false;
+    // Nothing is on its way to us any more.
+    this.isClosing = false;
     this.lastError = null;
-    this.onResponseEnd = () => { this.executing -= 1; };
+    // One for all responses.
+    this.onResponseEnd = function onResponseEndForPassenger() {
+      application.executing -= 1;
+      // Time for a request is no time for its connection. Node leaves it running.
+      const socket = this.req?.socket;
+      if (socket?.timeout > 0) {
+        socket.setTimeout(0);
+      }
+    };
   }
 
   // Replaces `listen` of all HTTP servers.
@@ -168,11 +121,14 @@ class Application {
       if (!application.wants(args)) {
         return listen.apply(this, args);
       }
+      const callback = args.find((argument) => typeof argument === 'function');
+      if (application.server === this && application.isLeaving && !application.isClosing) {
+        return application.relisten(callback);
+      }
       if (application.server) {
         return refuse(this);
       }
       application.adopt(this);
-      const callback = args.find((argument) => typeof argument === 'function');
       return listen.call(this, { fd: LISTENER, signal: args[0]?.signal }, callback);
     };
   }
@@ -185,12 +141,14 @@ class Application {
   adopt(server) {
     this.server = server;
     say('step listen');
-    // Workers close idle connections; we never do.
-    server.keepAliveTimeout = 0;
+    neverCloseIdle(server, () => this.isClosing);
     server.headersTimeout = 0;
     server.requestTimeout = 0;
     // Scripts print it, and express' template dies of null. A string is what a Unix socket has.
     server.address = () => 'passenger';
+    const { close } = server;
+    this.reallyClose = close;
+    server.close = (callback) => this.close(callback);
     this.watch(server);
     server.once('listening', () => {
       this.isReady = true;
@@ -222,9 +180,13 @@ class Application {
   }
 
   follow(request, response) {
-    this.unused.delete(request.socket);
+    const { socket } = request;
+    this.unused.delete(socket);
     this.arrivals += 1;
     this.executing += 1;
+    if (this.server.timeout > 0) {
+      socket?.setTimeout(this.server.timeout);
+    }
     if (this.isStopping) {
       response.shouldKeepAlive = false;
     }
@@ -262,6 +224,31 @@ class Application {
     });
   }
 
+  // The application closes its server. Requests may be on their way: they come until the agent has found another
+  // process for them and says `stop`.
+  close(callback) {
+    if (!this.isReady || this.isClosing) {
+      return this.reallyClose.call(this.server, callback);
+    }
+    if (typeof callback === 'function') {
+      this.server.once('close', callback);
+    }
+    if (!this.isStopping && !this.isLeaving) {
+      this.isLeaving = true;
+      say('leave');
+    }
+    return this.server;
+  }
+
+  // It listens again: it still does. The agent replaces the process all the same.
+  relisten(callback) {
+    if (callback) {
+      this.server.once('listening', callback);
+    }
+    process.nextTick(() => this.server.emit('listening'));
+    return this.server;
+  }
+
   stop() {
     if (this.isStopping) {
       return;
@@ -271,7 +258,8 @@ class Application {
     }
     this.isStopping = true;
     this.afterPendingInput(() => {
-      this.server.close(() => this.leave());
+      this.isClosing = true;
+      this.reallyClose.call(this.server, () => this.leave());
       this.unused.forEach((socket) => socket.destroy());
       const sweep = () => {
         this.server.closeIdleConnections?.();
@@ -336,15 +324,6 @@ function neutralizeCluster() {
   };
 }
 
-// Unix sockets have no address, but applications and middleware expect one; the client's is in X-Forwarded-For.
-function nameThePeer(socket) {
-  Object.defineProperties(socket, {
-    remoteAddress: { value: '127.0.0.1', configurable: true },
-    remotePort: { value: 0, configurable: true },
-    remoteFamily: { value: 'IPv4', configurable: true },
-  });
-}
-
 // Reads what the agent wants and removes it: the application's children have no use for it.
 function takeSettings(environment) {
   const take = (name) => {
@@ -378,7 +357,7 @@ function main() {
   });
   process.on('exit', (status) => application.reportEnd(status));
   application.install();
-  api.work.install();
+  watchHeads(api.work);
   neutralizeCluster();
 
   // As if Node had been started with it: `require.main`, `process.argv`, and ES modules as package.json says.

@@ -36,6 +36,7 @@
 //! * `under_load`: many apps, deployments and killed processes under load, with figures.
 //! * `pool`: restarts by file, full queues, sharing; `limits`: retiring processes.
 //! * `routing`: which process gets a request, and that the others retire; `dumps`: core files.
+//! * `hooks`: programs of root's that are run when something happens.
 //! * `leaving`: processes that are to go; the log's order.
 //! * `reload`: other configurations by graceful and restart.
 //! * `preloading`: processes that are forked from one that has loaded the app.
@@ -74,6 +75,7 @@ mod frames;
 mod frameworks;
 mod headers;
 mod hijack;
+mod hooks;
 mod hosting;
 mod hung;
 mod hygiene;

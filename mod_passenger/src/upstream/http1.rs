@@ -8,6 +8,10 @@ use super::head::{HeadError, ResponseHead};
 
 const MAX_FIELDS: usize = 200;
 
+/// What our loader for Node says of a response to HEAD that Node itself wrote: there is no body, although the head speaks of
+/// one.
+const NO_BODY: &str = "!~Passenger-No-Body";
+
 /// A request head under construction.
 pub(crate) struct RequestHead {
     bytes: Vec<u8>,
@@ -85,6 +89,7 @@ pub(crate) fn parse_head(input: &[u8], is_head: bool) -> Result<Option<Parsed>, 
     let mut connection = Connection {
         keeps_alive: response.version == Some(1),
         is_chunked: false,
+        says_no_body: false,
     };
     for field in response.headers.iter() {
         connection.look_at(field)?;
@@ -107,7 +112,7 @@ pub(crate) fn parse_head(input: &[u8], is_head: bool) -> Result<Option<Parsed>, 
     // An app that sends the body which its head speaks of, although there is none by rule, would answer the next
     // request with it.
     let speaks_of_body = connection.is_chunked || head.content_length.is_some_and(|n| n > 0);
-    let is_certain = body != BodyDecoder::Length(0) || !speaks_of_body;
+    let is_certain = body != BodyDecoder::Length(0) || !speaks_of_body || connection.says_no_body;
     let keeps_alive = connection.keeps_alive && is_certain && body != BodyDecoder::UntilClose;
     Ok(Some(Parsed {
         head,
@@ -120,6 +125,7 @@ pub(crate) fn parse_head(input: &[u8], is_head: bool) -> Result<Option<Parsed>, 
 struct Connection {
     keeps_alive: bool,
     is_chunked: bool,
+    says_no_body: bool,
 }
 
 impl Connection {
@@ -143,6 +149,8 @@ impl Connection {
                 return Err(HeadError::BadHttp { reason });
             }
             self.is_chunked = true;
+        } else if field.name.eq_ignore_ascii_case(NO_BODY) {
+            self.says_no_body = true;
         }
         Ok(())
     }
@@ -204,6 +212,9 @@ mod tests {
             false
         ));
         assert!(keeps("HTTP/1.1 304 Not Modified\r\n\r\n", false));
+        let of_node = "HTTP/1.1 200 OK\r\n!~Passenger-No-Body: 1\r\nContent-Length: 3\r\n";
+        assert!(keeps(&format!("{of_node}\r\n"), true));
+        assert!(!keeps(&format!("{of_node}Connection: close\r\n\r\n"), true));
         assert!(keeps("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", true));
     }
 
