@@ -69,10 +69,22 @@ impl Agent {
                 );
             }
             self.view.dead(snapshot.process);
+            let note = former.processes.get(&snapshot.process);
+            self.count_ended(&snapshot, note.filter(|note| note.counts));
             self.view.free_process(snapshot.process);
         }
         for event in limits {
             self.tell(event);
+        }
+    }
+
+    /// The agent before died between the end of that process and its note.
+    fn count_ended(&mut self, snapshot: &ProcessSnapshot, note: Option<&ProcessNote>) {
+        let group = self.groups.by_reference(snapshot.group);
+        let group = group.and_then(|id| self.groups.get_mut(id));
+        if let (Some(group), Some(note)) = (group, note) {
+            let takes = self.view.load(snapshot.process).takes;
+            group.tally.requests_of_ended += takes.saturating_sub(note.takes_before);
         }
     }
 
@@ -134,6 +146,7 @@ impl Agent {
             failed_starts: note.failed_starts,
             is_resisting: note.is_resisting,
             last_crash: note.last_crash,
+            tally: note.tally,
             app_log: Arc::default(),
             facts: note.facts,
             preparing_since: None,
@@ -185,7 +198,9 @@ impl Agent {
             port: None,
             share: Share::default(),
             // If its former agent has not noted it, what it had is not known, and it begins anew.
-            takes_before: note.map_or(takes, |note| note.takes_before),
+            takes_before: note
+                .filter(|note| note.counts)
+                .map_or(takes, |note| note.takes_before),
             takes_seen: takes,
             last_used: note.map_or(0, |note| note.last_used),
             spawn_ms: note.map_or(0, |note| note.spawn_ms),

@@ -71,6 +71,11 @@ impl BoardWriter {
         self.is_urgent = true;
     }
 
+    /// Whether anything was noted since then.
+    pub(super) fn is_newer_than(&self, moment: Instant) -> bool {
+        self.written_at.is_some_and(|at| at > moment)
+    }
+
     fn is_due(&self) -> bool {
         let (longest, shortest) = PERIODS;
         self.written_at.is_none_or(|at| {
@@ -142,6 +147,7 @@ impl Group {
             last_failure: failure.or_else(|| self.former_failure.clone()),
             last_crash: self.last_crash.clone(),
             preloader: None,
+            tally: self.tally,
         }
     }
 }
@@ -156,6 +162,7 @@ impl Process {
             takes_before: self.takes_before,
             last_used: self.last_used,
             forked_by: self.forked_by,
+            counts: self.is_serving(),
         }
     }
 }

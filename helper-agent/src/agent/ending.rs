@@ -213,6 +213,7 @@ impl Agent {
         log::warn!("app {name}: {text}");
         if let Some(group) = group {
             group.app_log.note(&text);
+            group.tally.crashes += 1;
             group.last_crash = Some(CrashNote {
                 pid,
                 at: seconds_now(),

@@ -12,7 +12,7 @@ use super::restarts::RestartLook;
 use crate::app_log::AppLog;
 use crate::config::{AppOptions, Configuration, Definition, Identity};
 use crate::pool::{CodeWait, GroupId, GroupLimits};
-use crate::status::board::{CrashNote, FailureNote, GroupFacts};
+use crate::status::board::{CrashNote, FailureNote, GroupFacts, Tally};
 
 /// Registrations that one group remembers; a worker that invents more makes it forget, not grow.
 const MAX_REGISTRATIONS: usize = 256;
@@ -54,6 +54,8 @@ pub(super) struct Group {
     pub(super) is_resisting: bool,
     /// The last process that ended without having been asked to.
     pub(super) last_crash: Option<CrashNote>,
+    /// What has happened so far.
+    pub(super) tally: Tally,
     /// A log of its own, if one is configured.
     pub(super) app_log: Arc<AppLog>,
     /// What it is and whose.

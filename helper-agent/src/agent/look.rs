@@ -53,7 +53,9 @@ impl Agent {
                 }
                 Phase::Dead { since, is_freed } => {
                     let load = self.view.load(process.reference);
-                    if !*is_freed && (load.is_idle() || since.elapsed() >= LIMBO) {
+                    let is_empty = load.is_idle() || since.elapsed() >= LIMBO;
+                    // Until its end is noted its requests are counted by the slot.
+                    if !*is_freed && is_empty && self.board.is_newer_than(*since) {
                         self.view.free_process(process.reference);
                         *is_freed = true;
                     }
@@ -239,6 +241,12 @@ impl Agent {
             return;
         };
         self.view.dead(process.reference);
+        if process.is_serving() {
+            let takes = process.takes(self.view.load(process.reference).takes);
+            if let Some(group) = self.groups.get_mut(process.group) {
+                group.tally.requests_of_ended += takes;
+            }
+        }
         self.board.touch();
         process.phase = Phase::Dead {
             since: Instant::now(),

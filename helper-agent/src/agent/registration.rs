@@ -16,7 +16,7 @@ use super::start::parse;
 use super::tasks::Happening;
 use crate::config::{Application, Configuration, Identity};
 use crate::pool::{CodeWait, Event, GroupId};
-use crate::status::board::GroupFacts;
+use crate::status::board::{GroupFacts, Tally};
 use crate::store::Past;
 
 /// How long a registration waits for its configuration, and for file systems. A worker gives its connection
@@ -244,6 +244,7 @@ impl Agent {
             failed_starts: 0,
             is_resisting: false,
             last_crash: None,
+            tally: Tally::default(),
             app_log: Arc::default(),
             facts,
             preparing_since: None,

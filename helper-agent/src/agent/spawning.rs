@@ -442,6 +442,7 @@ impl Agent {
             group.former_failure = None;
             group.failed_starts = 0;
             group.is_resisting = false;
+            group.tally.starts += 1;
             log::info!(
                 "app {}: process {pid} is ready after {} ms",
                 group.name,

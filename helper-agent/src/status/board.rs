@@ -66,6 +66,20 @@ pub struct GroupNote {
     pub last_crash: Option<CrashNote>,
     /// Who forks its processes, if anybody does. Ends with the agent that notes it.
     pub preloader: Option<PreloaderNote>,
+    /// What has happened so far.
+    pub tally: Tally,
+}
+
+/// What only ever grows, for those who watch for a long time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Tally {
+    /// Processes that have become ready.
+    pub starts: u64,
+    /// Processes that ended without having been asked to, once they were ready.
+    pub crashes: u64,
+    /// Requests that were given to processes which have ended.
+    pub requests_of_ended: u64,
 }
 
 /// A preloader.
@@ -156,6 +170,8 @@ pub struct ProcessNote {
     pub last_used: u64,
     /// PID of the preloader that forked it; 0 = it has loaded the app itself.
     pub forked_by: i32,
+    /// Whether what its slot counts is its own: it is ready, and its requests are not in the group's [`Tally`] yet.
+    pub counts: bool,
 }
 
 /// The memory file.

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use passenger_shm::{Load, ProcessSnapshot, ProcessState, Snapshot};
+use passenger_shm::{GroupSnapshot, Load, ProcessSnapshot, ProcessState, Snapshot};
 
 use super::board::{GroupNote, Notes, PreloaderNote, ProcessNote};
 use super::report::{
@@ -97,6 +97,10 @@ pub fn compose(snapshot: &Snapshot, notes: &Notes, sources: Sources<'_>) -> Repo
         group.max_request_queue_size = entry.params.queue_limit;
         group.code_generation = entry.params.code_generation;
         group.failed_starts_total = entry.spawn_failures;
+        group.starts_total = note.tally.starts;
+        group.crashes_total = note.tally.crashes;
+        group.requests_total =
+            note.tally.requests_of_ended + of_the_living(entry, snapshot, &known);
         for (process, load) in &snapshot.processes {
             let is_shown = process.state == ProcessState::Starting
                 || sources.viewer.may_see(Some(process.uid));
@@ -120,6 +124,25 @@ pub fn compose(snapshot: &Snapshot, notes: &Notes, sources: Sources<'_>) -> Repo
     report.instance = sources.instance;
     report.agent = sources.agent;
     report
+}
+
+/// Requests of the processes that the group's tally does not count yet. The tables must have been read before the notes:
+/// then one that has just ended is in either, and in no case in both.
+fn of_the_living(
+    group: &GroupSnapshot,
+    snapshot: &Snapshot,
+    known: &HashMap<(u32, u32), &ProcessNote>,
+) -> u64 {
+    let of_it = snapshot
+        .processes
+        .iter()
+        .filter(|(process, _)| process.group == group.group);
+    let takes = of_it.filter_map(|(process, load)| {
+        let note = known.get(&(process.process.slot(), process.process.generation()))?;
+        let takes = load.unwrap_or_default().takes;
+        note.counts.then(|| takes.saturating_sub(note.takes_before))
+    });
+    takes.sum()
 }
 
 fn preloader(note: &PreloaderNote, sources: &Sources<'_>) -> PreloaderReport {
@@ -310,6 +333,7 @@ mod tests {
                 slot: 0,
                 generation: 1,
                 takes_before: 40,
+                counts: true,
                 ..ProcessNote::default()
             }],
             ..Notes::default()
@@ -370,6 +394,29 @@ mod tests {
         assert_eq!(process.processed, 8, "50 taken, 40 before it, 2 in work");
         assert_eq!(process.uptime_seconds, 3);
         assert_eq!(report.capacity_used, 3);
+    }
+
+    #[test]
+    fn a_process_that_ends_goes_from_its_own_count_to_the_tally() {
+        let (mut snapshot, mut notes) = tables();
+        let mut total = |notes: &Notes| {
+            let sources = Sources {
+                viewer: Viewer::All,
+                instance: InstanceReport::default(),
+                agent: AgentReport::default(),
+                now_ms: 0,
+                usage: &|_| Usage::default(),
+            };
+            snapshot.processes[0].0.state = ProcessState::Dead;
+            compose(&snapshot, notes, sources).groups[0].requests_total
+        };
+        notes.groups[0].tally.requests_of_ended = 100;
+        assert_eq!(total(&notes), 110, "dead, and not counted yet");
+        notes.groups[0].tally.requests_of_ended = 110;
+        notes.processes[0].counts = false;
+        assert_eq!(total(&notes), 110);
+        notes.processes.clear();
+        assert_eq!(total(&notes), 110);
     }
 
     #[test]

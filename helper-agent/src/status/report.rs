@@ -88,6 +88,12 @@ pub struct GroupReport {
     pub user: String,
     /// That user's id.
     pub uid: Option<u32>,
+    /// Requests that were given to its processes since the app is served.
+    pub requests_total: u64,
+    /// Processes that have become ready since then.
+    pub starts_total: u64,
+    /// Processes that ended since then without having been asked to.
+    pub crashes_total: u64,
     /// Requests that wait.
     pub get_wait_list_size: u32,
     /// How long the oldest of them has waited.

@@ -101,6 +101,8 @@ fn report(viewer: Viewer) -> io::Result<Vec<u8>> {
     let facts: FromWatchdog = serde_json::from_slice(&facts)?;
     let view =
         InspectView::attach(routes.as_fd(), Some(traffic.as_fd())).map_err(io::Error::other)?;
+    // The tables first: `compose` counts on it.
+    let snapshot = view.snapshot();
     let notes = Board::open(inherited(BOARD_FD)?).notes()?;
     let sources = Sources {
         viewer,
@@ -115,7 +117,7 @@ fn report(viewer: Viewer) -> io::Result<Vec<u8>> {
             }
         },
     };
-    let report = compose(&view.snapshot(), &notes, sources);
+    let report = compose(&snapshot, &notes, sources);
     Ok(serde_json::to_vec(&report)?)
 }
 

@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 pub struct Usage {
     /// Share of one CPU since its start, in percent.
     pub cpu: Option<u32>,
+    /// CPU time since its start, in milliseconds.
+    pub cpu_ms: Option<u64>,
     /// Resident memory, shared pages included in full.
     pub rss: Option<u64>,
     /// Resident memory, shared pages by its share of them.
@@ -28,8 +30,10 @@ impl Usage {
     pub fn roughly_of(pid: i32) -> Self {
         let read =
             |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
+        let stat = read("stat");
         Self {
-            cpu: cpu(&read("stat"), uptime_ticks()),
+            cpu: cpu(&stat, uptime_ticks()),
+            cpu_ms: cpu_ticks(&stat).map(|ticks| ticks * MS_PER_TICK),
             rss: kilobytes(&read("status"), "VmRSS:"),
             ..Self::default()
         }
@@ -43,8 +47,10 @@ impl Usage {
         let private = ["Private_Clean:", "Private_Dirty:", "Private_Hugetlb:"];
         let sums = private.map(|key| kilobytes(&rollup, key));
         let swap = kilobytes(&rollup, "Swap:");
+        let stat = read("stat").unwrap_or_default();
         Self {
-            cpu: cpu(&read("stat").unwrap_or_default(), uptime_ticks()),
+            cpu: cpu(&stat, uptime_ticks()),
+            cpu_ms: cpu_ticks(&stat).map(|ticks| ticks * MS_PER_TICK),
             rss: kilobytes(&rollup, "Rss:")
                 .or_else(|| kilobytes(&read("status").unwrap_or_default(), "VmRSS:")),
             pss: kilobytes(&rollup, "Pss:"),
@@ -60,24 +66,32 @@ fn kilobytes(text: &str, key: &str) -> Option<u64> {
     line.split_ascii_whitespace().nth(1)?.parse().ok()
 }
 
+/// `USER_HZ` is 100 on every architecture that Linux has been ported to for twenty years.
+const MS_PER_TICK: u64 = 10;
+
 /// Clock ticks since boot.
 fn uptime_ticks() -> Option<u64> {
     let text = fs::read_to_string("/proc/uptime").ok()?;
     let (seconds, rest) = text.split_once('.')?;
     let hundredths = rest.get(..2)?;
-    // `USER_HZ` is 100 on every architecture that Linux has been ported to for twenty years.
     Some(seconds.parse::<u64>().ok()? * 100 + hundredths.parse::<u64>().ok()?)
 }
 
-/// From `/proc/PID/stat`: fields 14 and 15 are its CPU time, 22 its start (proc(5)).
-fn cpu(stat: &str, now: Option<u64>) -> Option<u32> {
+/// A field of `/proc/PID/stat`, numbered as in proc(5).
+fn field(stat: &str, number: usize) -> Option<u64> {
     let (_, after_name) = stat.rsplit_once(')')?;
-    let field = |number: usize| -> Option<u64> {
-        let text = after_name.split_ascii_whitespace().nth(number - 3)?;
-        text.parse().ok()
-    };
-    let used = field(14)? + field(15)?;
-    let alive = now?.saturating_sub(field(22)?).max(1);
+    let text = after_name.split_ascii_whitespace().nth(number - 3)?;
+    text.parse().ok()
+}
+
+/// CPU time of a process: in user mode, and in the kernel.
+fn cpu_ticks(stat: &str) -> Option<u64> {
+    Some(field(stat, 14)? + field(stat, 15)?)
+}
+
+fn cpu(stat: &str, now: Option<u64>) -> Option<u32> {
+    let used = cpu_ticks(stat)?;
+    let alive = now?.saturating_sub(field(stat, 22)?).max(1);
     u32::try_from(used * 100 / alive).ok()
 }
 
@@ -102,5 +116,6 @@ mod tests {
         assert_eq!(cpu(stat, Some(1_000)), Some(50));
         assert_eq!(cpu(stat, Some(900)), Some(5_000), "just started");
         assert_eq!(cpu("", Some(1)), None);
+        assert_eq!(cpu_ticks(stat), Some(50));
     }
 }
