@@ -20,6 +20,7 @@
 //! | [`status`], [`admin`] | what can be seen of an instance, and asked of its agent |
 //! | [`tools`] | the command-line tools |
 //! | [`instance`], [`output`], [`log`], [`app_log`] | the instance directory, reading what apps print, the logs |
+//! | [`hooks`] | programs of root's that are run when something happens |
 //! | `loaders` | the instance's own copy of the loaders |
 //! | [`cgroup`] | the control group of the apps, where there may be one |
 //! | [`sys`] | what the standard library lacks of Linux: the only `unsafe` |
@@ -32,6 +33,7 @@ pub mod apps;
 pub mod cgroup;
 pub mod config;
 mod helpers;
+pub mod hooks;
 pub mod instance;
 mod loaders;
 pub mod log;

@@ -312,7 +312,7 @@ fn what_has_no_effect_is_said_once_at_start_unless_it_says_what_holds_anyway() {
     }
     let server = setup
         .with("PassengerCtl max_instances_per_app 3\nPassengerCtl controller_threads 4")
-        .with("PassengerCtl hook_spawn_failed /bin/true\nPassengerCtl invented 1")
+        .with("PassengerCtl hook_spawned /bin/true\nPassengerCtl invented 1")
         .start();
     let log = server.log();
     let said: Vec<String> = log
@@ -335,7 +335,7 @@ fn what_has_no_effect_is_said_once_at_start_unless_it_says_what_holds_anyway() {
             "controller_threads",
             "has no effect: requests pass no controller",
         ),
-        ("hook_spawn_failed", "nothing runs hooks"),
+        ("hook_spawned", "there is no hook of that name"),
         ("invented", "is no option that is known here"),
     ] {
         let text = log.text();

@@ -209,6 +209,7 @@ impl Agent {
             is_abandoned: false,
             work_token: None,
             is_ending: false,
+            is_attached: false,
             is_drained: false,
             is_silent: false,
         };
@@ -217,6 +218,7 @@ impl Agent {
             return;
         };
         process.is_ending = snapshot.state == ProcessState::Draining;
+        process.is_attached = !process.is_ending;
         self.processes.insert(id, process);
         let newest = self
             .groups

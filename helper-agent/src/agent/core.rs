@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 use super::board::BoardWriter;
 use super::ending::End;
 use super::groups::Groups;
+use super::hooks::AgentHooks;
 use super::preloaders::Preloaders;
 use super::processes::Processes;
 use super::registration::Waiting;
@@ -73,6 +74,8 @@ pub(super) struct Agent {
     pub(super) helpers: Helpers,
     /// Who writes logs of single apps.
     pub(super) app_logs: Links,
+    /// Programs that are run when something happens.
+    pub(super) hooks: AgentHooks,
     /// When everything is to be over, once that was said.
     pub(super) stop_at: Option<Instant>,
     /// Whether another instance has taken over.
@@ -129,6 +132,7 @@ impl Agent {
             happenings,
             helpers: Helpers::default(),
             app_logs,
+            hooks: AgentHooks::default(),
             stop_at: None,
             is_retired: false,
             // Answers to the agent before may still lie in a control socket: no two agents ask with the same.
@@ -174,7 +178,7 @@ impl Agent {
         let admin = Arc::new(self.descriptors.admin.try_clone()?);
         watch(super::admin::serve(admin, self.happenings.clone()));
         self.reap_strangers();
-        while !(self.is_finished && self.preloaders.are_gone()) {
+        while !(self.is_finished && self.preloaders.are_gone() && self.are_hooks_over()) {
             self.view.beat();
             self.store.watch_the_watchdog();
             self.turn(&doorbell, &mut children).await?;
@@ -276,6 +280,7 @@ impl Agent {
         self.end_overdue();
         self.look_for_retiring();
         self.give_up_explanations();
+        self.look_after_hooks();
         self.settle();
         self.look_pause = if self.pool.size() == size {
             (self.look_pause * 2).clamp(LOOK_PAUSE.0, LOOK_PAUSE.1)

@@ -68,6 +68,7 @@ impl Agent {
             Happening::Diagnosed { process, diagnosis } => self.on_diagnosed(process, diagnosis),
             Happening::Overdue { process } => self.on_overdue(process),
             Happening::Conclude { process } => self.conclude(process),
+            Happening::Inspected { process } => self.with_body(process, Body::kill_group),
         }
     }
 

@@ -49,6 +49,7 @@ impl Agent {
             self.view.drain(process.reference);
             process.is_ending = true;
         }
+        self.tell_of_detached(id);
     }
 
     /// By force.
@@ -122,6 +123,7 @@ impl Agent {
                     queues: vec![],
                     loads: seen.into_iter().map(|seen| (id, seen)).collect(),
                 }));
+                self.tell_of_detached(id);
                 self.bury(id);
                 self.tell(Event::Exited { process: id });
             }
@@ -245,6 +247,7 @@ impl Agent {
             // An error: it was reaped above.
             if let Ok(Some(_)) = process::reap(exit.pid) {
                 log::debug!("process {} {}", exit.pid, exit.status);
+                self.on_runner_exited(&exit);
             }
         }
     }

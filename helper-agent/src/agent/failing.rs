@@ -162,7 +162,8 @@ impl Agent {
     /// Keeps why a start failed for whoever asks, and tells the log once.
     pub(super) fn report(&mut self, group: GroupId, cause: &Cause, story: &Story, output: &str) {
         let is_stopping = self.stop_at.is_some();
-        let Some(group) = self.groups.get_mut(group) else {
+        let id = group;
+        let Some(group) = self.groups.get_mut(id) else {
             return;
         };
         let friendly = group.options.is_friendly();
@@ -178,10 +179,14 @@ impl Agent {
                 failure.advice
             );
         }
+        let (error_id, summary) = (failure.id.clone(), failure.summary.clone());
         group.failure = Some(failure);
         group.failed_at = seconds_now();
         group.failed_starts = group.failed_starts.saturating_add(1);
         self.board.touch();
+        if !is_stopping {
+            self.tell_of_failure(id, error_id, summary);
+        }
     }
 }
 

@@ -27,6 +27,7 @@
 //! | `restarts` | restart files; what workers are told of a restart |
 //! | `retiring` | processes that had their share of requests, memory or time |
 //! | `app_logs` | logs of single apps |
+//! | `hooks` | programs that are run when something happens |
 //! | `board` | what is noted for those who look, and for a successor |
 //! | `admin` | what tools ask for |
 //! | `workers` | connections of httpd's children |
@@ -45,6 +46,7 @@ mod failing;
 mod foresight;
 mod forking;
 mod groups;
+mod hooks;
 mod look;
 mod preloaders;
 mod preloading;

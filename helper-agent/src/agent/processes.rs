@@ -53,6 +53,8 @@ pub(super) struct Process {
     pub(super) work_token: Option<u64>,
     /// Whether the pool wants it to end.
     pub(super) is_ending: bool,
+    /// Whether it got requests and is to be told of when it gets none any more.
+    pub(super) is_attached: bool,
     /// Whether its output is read to the end.
     pub(super) is_drained: bool,
     /// Whether its control socket is read to the end.

@@ -175,7 +175,9 @@ impl Agent {
                 seconds.map_or_else(|| "it may".to_owned(), |seconds| format!("{seconds} s")),
                 process.pid()
             );
-            self.with_body(id, Body::kill_group);
+            if !self.is_inspected_first(id) {
+                self.with_body(id, Body::kill_group);
+            }
         }
     }
 

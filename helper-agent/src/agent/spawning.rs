@@ -76,6 +76,7 @@ impl Agent {
             is_abandoned: false,
             work_token: None,
             is_ending: false,
+            is_attached: false,
             is_drained: false,
             is_silent: false,
         };
@@ -449,6 +450,7 @@ impl Agent {
                 took.as_millis()
             );
         }
+        self.tell_of_attached(id);
         self.tell(Event::SpawnReady {
             process: id,
             concurrency,

@@ -111,6 +111,8 @@ pub(super) enum Happening {
     Overdue { process: ProcessId },
     /// What a failed process printed has had its time to arrive.
     Conclude { process: ProcessId },
+    /// A process whose request takes too long was there for those who look into it.
+    Inspected { process: ProcessId },
 }
 
 /// Where happenings go.

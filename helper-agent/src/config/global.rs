@@ -3,6 +3,7 @@
 use passenger_shm::messages::Directive;
 
 use super::value;
+use crate::hooks::Hooks;
 use crate::spawn::launch::BACKLOG;
 
 /// Values of the directives of global context, defaults applied.
@@ -38,6 +39,8 @@ pub struct Global {
     pub disable_log_prefix: bool,
     /// `PassengerPreStart`: URLs, in file order.
     pub pre_start: Vec<String>,
+    /// `PassengerCtl hook_…`.
+    pub hooks: Hooks,
 }
 
 impl Default for Global {
@@ -58,6 +61,7 @@ impl Default for Global {
             socket_backlog: BACKLOG,
             disable_log_prefix: false,
             pre_start: vec![],
+            hooks: Hooks::default(),
         }
     }
 }
@@ -68,7 +72,10 @@ impl Global {
     /// # Errors
     /// When a directive has an impossible value; the text names file and line.
     pub fn from_directives(directives: &[Directive]) -> Result<Self, String> {
-        let mut global = Self::default();
+        let mut global = Self {
+            hooks: Hooks::from_directives(directives)?,
+            ..Self::default()
+        };
         for it in directives {
             global.set(it)?;
         }

@@ -1,7 +1,9 @@
 //! `PassengerCtl`: low-level options of the original's watchdog and core, by their own names.
 //!
-//! Most are what a directive sets, too, and are taken for it here, with its rules. The others steer parts that do
-//! not exist here (or not yet), which is said once.
+//! Most are what a directive sets, too, and are taken for it here, with its rules. Hooks are written in no other way.
+//! The rest steers parts that do not exist here (or not yet), which is said once.
+
+use passenger_shm::hooks::{self, Hook};
 
 use super::directive::{Directive, Kind};
 use super::directives::DIRECTIVES;
@@ -14,6 +16,8 @@ pub(crate) enum Ctl<'a> {
     Set(&'static Directive, Value<'a>),
     /// As if nothing were written: an empty text.
     Nothing,
+    /// It names programs that are run when something happens; agent and watchdog read the line as it is.
+    Hook,
     /// It has no effect; why, as the end of a sentence that begins with the option.
     NoEffect(&'static str),
 }
@@ -37,10 +41,7 @@ const NAMES: [(&str, &str); 7] = [
 
 /// Options that nothing here has a use for, by the beginnings of their names, and why. The first match counts.
 const WITHOUT_EFFECT: [(&str, &str); 16] = [
-    (
-        "hook_",
-        "names a hook: nothing runs hooks in this version yet",
-    ),
+    ("hook_", "has no effect: there is no hook of that name"),
     (
         "vary_turbocache",
         "has no effect: there is no turbocache in this version yet",
@@ -105,6 +106,15 @@ const WITHOUT_EFFECT: [(&str, &str); 16] = [
 /// # Errors
 /// A sentence, when the option is a directive's and its value breaks that directive's rules.
 pub(crate) fn ctl<'a>(key: &str, value: &'a str) -> Result<Ctl<'a>, String> {
+    if Hook::of_option(key).is_some() {
+        if value.is_empty() {
+            return Ok(Ctl::Nothing);
+        }
+        let written = hooks::commands(value);
+        return written
+            .map(|_| Ctl::Hook)
+            .map_err(|why| format!("PassengerCtl {key}: {why}"));
+    }
     let Some(directive) = directive_of(key) else {
         let known = WITHOUT_EFFECT
             .iter()
@@ -194,12 +204,32 @@ mod tests {
     }
 
     #[test]
+    fn a_hook_names_programs_by_absolute_paths() {
+        assert!(matches!(
+            ctl(
+                "hook_spawn_failed",
+                "/usr/local/sbin/page; /usr/local/sbin/mail"
+            ),
+            Ok(Ctl::Hook)
+        ));
+        assert!(matches!(ctl("hook_spawn_failed", ""), Ok(Ctl::Nothing)));
+        for (value, why) in [("page", "absolute path"), (";", "no program")] {
+            let sentence = ctl("hook_attached_process", value).unwrap_err();
+            assert!(
+                sentence.starts_with("PassengerCtl hook_attached_process: ")
+                    && sentence.contains(why),
+                "{sentence}"
+            );
+        }
+    }
+
+    #[test]
     fn an_option_of_a_part_that_is_not_here_says_why_it_has_no_effect() {
         let why = |key: &str| match ctl(key, "x") {
             Ok(Ctl::NoEffect(why)) => why,
             other => panic!("{key}: {other:?}"),
         };
-        assert!(why("hook_spawn_failed").contains("hooks"));
+        assert!(why("hook_spawned").contains("no hook of that name"));
         assert!(why("controller_threads").contains("controller"));
         assert!(why("default_app_file_descriptor_ulimit").contains("LimitNOFILE"));
         assert!(

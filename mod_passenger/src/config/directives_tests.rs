@@ -125,7 +125,8 @@ fn page() -> String {
          What has no effect, or not yet, is accepted and named once in the log at start (PSGR0104), and so are old names\n\
          (PSGR0103). Texts have at most 4095 bytes and no control characters. Relative paths are below `ServerRoot` in\n\
          directives of global context, and below the app root in those of apps. Options of `PassengerCtl` that a\n\
-         directive sets, too, are taken for it; others are named with the reason why they have no effect.\n\n\
+         directive sets, too, are taken for it; `hook_…` names programs ([guide](guide.md#hooks)); others are named with the reason why they have\n\
+         no effect.\n\n\
          | directive | context | takes | default | what it is | |\n|---|---|---|---|---|---|\n",
     );
     for row in DIRECTIVES

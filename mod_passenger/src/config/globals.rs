@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use passenger_shm::messages as wire;
 
@@ -34,6 +35,8 @@ pub(crate) struct Globals {
     pub(crate) default_group: Option<String>,
     /// Seconds that apps may take to finish when httpd stops.
     pub(crate) shutdown_timeout: u32,
+    /// How much longer than that httpd waits for them, because of what it has run at its stop.
+    pub(crate) stop_hooks: Duration,
     /// Bytes of a response that are held back for a slow client.
     pub(crate) response_high_watermark: u64,
     /// Whether `X-Powered-By` names the version.
@@ -84,6 +87,7 @@ impl Default for Globals {
             default_user: "nobody".to_owned(),
             default_group: None,
             shutdown_timeout: 30,
+            stop_hooks: Duration::ZERO,
             response_high_watermark: 128 * 1024 * 1024,
             show_version_in_header: true,
             websocket_ping_interval: 30,

@@ -225,6 +225,7 @@ fn meaning<'p>(
 ) -> Result<Option<(&'static Directive, Value<'p>)>, String> {
     let value = match config::parse(directive, words)? {
         Some(Value::Pair(key, value)) => match config::ctl(key, value)? {
+            Ctl::Hook => Some(Value::Pair(key, value)),
             Ctl::Set(meant, value) => return Ok(Some((meant, value))),
             Ctl::Nothing => None,
             Ctl::NoEffect(why) => {

@@ -43,7 +43,13 @@ pub(super) fn problems(collected: &Collected) -> Vec<String> {
     problems.extend(directories(globals));
     problems.extend(default_user(globals));
     problems.extend(users(collected));
+    problems.extend(hooks(collected));
     problems
+}
+
+/// Programs that must not be run as they are.
+pub(super) fn hooks(collected: &Collected) -> Vec<String> {
+    super::hooks::problems(&collected.globals, geteuid().as_raw())
 }
 
 fn installation(root: &Path) -> Vec<String> {

@@ -11,7 +11,7 @@ use passenger_shm::messages::{self as wire, FromParent, ToParent};
 
 use super::birth::{cannot_hear, hear, start};
 use super::rebuild::rebuild;
-use super::{draining, handover, watch};
+use super::{draining, handover, hooks, watch};
 use crate::ffi::log::NOTICE;
 use crate::ffi::pool::Pool;
 use crate::ffi::retained::{self, Retained};
@@ -34,8 +34,8 @@ pub(super) fn exists() -> bool {
 
 /// Hands the configuration to the running instance, or starts one.
 ///
-/// Blocks only if an instance must be started: at most ten seconds the first time and after all of the
-/// instance died, three after an upgrade of the module.
+/// Blocks only if an instance must be started: at most ten seconds (and the time of hooks that are run then) the first
+/// time and after all of the instance died, three after an upgrade of the module.
 ///
 /// # Errors
 /// A sentence for the administrator.
@@ -59,7 +59,8 @@ pub(super) fn start_or_configure(
         // An instance of a build with another layout of retained data: nobody else can stop it.
         draining::begin(unknown, (1, config.generation.saturating_sub(1)));
     }
-    start(config, &file, &log, READY_TIMEOUT)?.keep(configuring);
+    let (hooks, _) = hooks::patience(&config.global);
+    start(config, &file, &log, READY_TIMEOUT + hooks)?.keep(configuring);
     Ok(())
 }
 
@@ -240,7 +241,8 @@ pub(crate) fn end_generation(generation: u64) {
 /// httpd exits: has the instance end everything, and waits for it.
 pub(super) fn stop() {
     let timeout = Duration::from_secs(u64::from(config::globals().shutdown_timeout));
-    let deadline = Instant::now() + timeout + STOP_GRACE;
+    let patience = timeout + STOP_GRACE + config::globals().stop_hooks;
+    let deadline = Instant::now() + patience;
     let mut channels = draining::channels();
     channels.extend(retained::take_channel().map(Channel::from));
     for channel in &channels {
@@ -252,7 +254,7 @@ pub(super) fn stop() {
             log::error!(
                 "{}: the instance did not end within {} seconds; httpd exits without it",
                 codes::STOP,
-                (timeout + STOP_GRACE).as_secs()
+                patience.as_secs()
             );
         }
     }

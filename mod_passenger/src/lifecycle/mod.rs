@@ -15,6 +15,7 @@ mod birth;
 mod checks;
 mod draining;
 mod handover;
+mod hooks;
 mod instance;
 mod manifest;
 mod rebuild;
@@ -54,7 +55,11 @@ pub(crate) fn check_config(configuring: Configuring<'_>) -> Result<(), Refused> 
     });
     config::publish(globals.unwrap_or_default());
     if generation > 1 {
-        // An error from here would end httpd; `post_config` says what is wrong.
+        // An error from here would end httpd; `post_config` says what is wrong. A hook is not worth that: without
+        // its program it does not run, and says so again whenever it would.
+        for problem in config::with_collected(checks::hooks).unwrap_or_default() {
+            log::error!("{}: {problem}", codes::CONFIG);
+        }
         return Ok(());
     }
     let problems = config::with_collected(checks::problems).unwrap_or_default();
@@ -144,7 +149,10 @@ fn report(collected: &Collected, warn: impl Fn(String), note: impl Fn(String)) {
 
 fn read_globals(configuring: Configuring<'_>, generation: u64, collected: &Collected) -> Globals {
     let directives = absolute_globals(configuring, collected);
-    Globals::read(generation, &directives, checks::own_prefix())
+    Globals {
+        stop_hooks: hooks::patience(&directives).1,
+        ..Globals::read(generation, &directives, checks::own_prefix())
+    }
 }
 
 fn absolute_globals(configuring: Configuring<'_>, collected: &Collected) -> Vec<wire::Directive> {
