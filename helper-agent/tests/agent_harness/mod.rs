@@ -4,6 +4,8 @@
 // Each test file uses its own part of it.
 #![allow(dead_code)]
 
+#[path = "../scene/mod.rs"]
+mod scene;
 mod stage;
 mod worker;
 
@@ -11,45 +13,25 @@ use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::fs::{self, File};
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use helper_agent::instance::Instance;
 use helper_agent::status::board::Board;
 use helper_agent::store::{ToAgent, ToWatchdog};
 use helper_agent::sys::pidfd::Pidfd;
 use helper_agent::sys::spawn::{spawn, Program, Started};
-use helper_agent::sys::{descriptor, listener, memfd, tree};
+use helper_agent::sys::{descriptor, listener, memfd};
 use nix::sys::socket::SockType;
 use passenger_shm::channel::{Channel, Received};
 use passenger_shm::messages::{Config, Registration};
 use passenger_shm::{create_segments, Capacities, ClientId, InspectView, ModuleView, SegmentFds};
 
 #[allow(unused_imports)]
+pub(crate) use scene::{is_running, wait_for, PATIENCE};
+#[allow(unused_imports)]
 pub(crate) use stage::{config, directive, Stage};
 #[allow(unused_imports)]
 pub(crate) use worker::{read_answer, send_get, Worker};
-
-/// Longest wait for anything.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
-
-/// Asks until there is an answer.
-pub(crate) fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(
-            Instant::now() < deadline,
-            "waited {PATIENCE:?} in vain: {what}"
-        );
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
-pub(crate) fn is_running(pid: i32) -> bool {
-    tree::Entry::of(pid).is_some_and(|entry| entry.state != 'Z')
-}
 
 /// The store's copy of a process.
 pub(crate) struct Kept {

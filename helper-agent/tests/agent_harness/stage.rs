@@ -1,13 +1,12 @@
 //! A directory for one test of the agent: installation, registry, apps, log, and the configurations that name them.
 
-use std::fs::{self, OpenOptions, Permissions};
+use std::fs;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use passenger_shm::messages::{Apache, Config, Directive, Record, Server};
 
-use super::wait_for;
+use super::scene;
 
 /// A private installation with apps in it.
 pub(crate) struct Stage {
@@ -24,9 +23,7 @@ impl Stage {
         }
         let image = directory.join("libexec/passenger-helper-agent");
         let built = Path::new(env!("CARGO_BIN_EXE_passenger-helper-agent"));
-        if fs::hard_link(built, &image).is_err() {
-            fs::copy(built, &image).unwrap();
-        }
+        scene::install(built, &image);
         let loaders = Path::new(env!("CARGO_MANIFEST_DIR")).join("loaders");
         let staged = directory.join("share/passenger/loaders");
         copy_all(&loaders, &staged);
@@ -44,37 +41,21 @@ impl Stage {
     }
 
     pub(crate) fn log(&self) -> String {
-        fs::read_to_string(self.directory.join("log")).unwrap_or_default()
+        scene::log(&self.directory)
     }
 
     pub(crate) fn wait_for_log(&self, text: &str) {
-        wait_for(&format!("{text:?} in the log"), || {
-            self.log().contains(text).then_some(())
-        });
+        scene::wait_for_log(&self.directory, text);
     }
 
     pub(super) fn log_file(&self) -> OwnedFd {
-        let path = self.directory.join("log");
-        let file = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(&path)
-            .unwrap();
-        fs::set_permissions(path, Permissions::from_mode(0o644)).unwrap();
-        file.into()
+        scene::log_file(&self.directory).into()
     }
 }
 
 impl Drop for Stage {
     fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!(
-                "--- log of {} ---\n{}",
-                self.directory.display(),
-                self.log()
-            );
-        }
-        let _ = fs::remove_dir_all(&self.directory);
+        scene::strike(&self.directory);
     }
 }
 

@@ -1,6 +1,5 @@
-//! The watchdog's tests run this in the place of the helper agent, httpd's parent and its workers. As an
-//! agent it keeps to the store protocol, reads outputs like the real one, and obeys its test over a Unix
-//! socket: one command a line in, one event a line out. What it does at its start says a mode file.
+//! The stand-in for the helper agent: obeys its test over a Unix socket, one command a line in, one event a line
+//! out. What it does at its start says a mode file.
 
 use std::collections::BTreeMap;
 use std::ffi::CString;
@@ -17,86 +16,9 @@ use helper_agent::sys::spawn::{spawn, Program};
 use helper_agent::sys::{descriptor, process};
 use helper_agent::watchdog::takeover::{hand_over, HandOver, HeldProcess, HeldWorker};
 use passenger_shm::channel::Channel;
-use passenger_shm::messages::{FromParent, Hello, ToParent, ToWorker};
 use passenger_shm::{AgentView, ClientId};
 
-fn main() {
-    let channel = Channel::from(descriptor::take_inherited(3).expect("a channel on descriptor 3"));
-    match std::env::args().nth(1).as_deref() {
-        None => Agent::start(channel).run(),
-        Some("--parent") => parent(&channel),
-        Some("--worker") => worker(&channel),
-        Some("--say-stop") => {
-            channel
-                .send(&FromParent::Stop { deadline_ms: 0 }, &[])
-                .expect("send");
-        }
-        Some(other) => panic!("unknown role {other}"),
-    }
-}
-
-/// httpd's parent: starts the watchdog that the environment names and waits to be killed. Descriptor 3 is
-/// here a channel to the test, on which it gets configuration and log and to which it relays `Ready`.
-fn parent(test: &Channel) {
-    let configure = test
-        .recv::<FromParent>()
-        .expect("recv")
-        .expect("a configuration");
-    let (ours, theirs) = Channel::pair().expect("socketpair");
-    let image = File::open(std::env::var("STAND_IN_WATCHDOG").expect("watchdog")).expect("open");
-    let null = File::open("/dev/null").expect("null");
-    let log = configure.fds[1].as_fd();
-    spawn(&Program {
-        image: image.as_fd(),
-        arguments: vec![c"passenger-watchdog".into()],
-        environment: environment(&[("PASSENGER_PARENT_PID", &std::process::id().to_string())]),
-        descriptors: vec![(null.as_fd(), 0), (log, 1), (log, 2), (theirs.as_fd(), 3)],
-        new_session: true,
-        oom_score_adj: None,
-        nofile: None,
-    })
-    .expect("start the watchdog");
-    drop(theirs);
-    let fds: Vec<_> = configure.fds.iter().map(AsFd::as_fd).collect();
-    ours.send(&configure.message, &fds).expect("send");
-    let ready = ours.recv::<ToParent>().expect("recv").expect("an answer");
-    test.send(&ready.message, &[]).expect("send");
-    loop {
-        std::thread::park();
-    }
-}
-
-/// A worker: says hello on descriptor 3, prints its identity, waits to be killed.
-fn worker(hello: &Channel) {
-    let (ours, theirs) = Channel::pair().expect("socketpair");
-    hello
-        .send(&Hello::Worker {}, &[theirs.as_fd()])
-        .expect("send");
-    drop(theirs);
-    match ours
-        .recv::<ToWorker>()
-        .expect("recv")
-        .expect("an answer")
-        .message
-    {
-        ToWorker::Welcome { slot, generation } => println!("welcome {slot} {generation}"),
-        other => println!("{other:?}"),
-    }
-    loop {
-        std::thread::park();
-    }
-}
-
-fn environment(more: &[(&str, &str)]) -> Vec<CString> {
-    std::env::vars()
-        .filter(|(name, _)| more.iter().all(|(new, _)| name != new))
-        .chain(
-            more.iter()
-                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned())),
-        )
-        .map(|(name, value)| CString::new(format!("{name}={value}")).expect("no NUL"))
-        .collect()
-}
+use super::environment;
 
 struct App {
     pid: i32,
@@ -121,7 +43,8 @@ struct Started {
     view: AgentView,
 }
 
-struct Agent {
+/// The agent that is none.
+pub(super) struct Agent {
     mode: String,
     channel: Channel,
     test: UnixStream,
@@ -137,7 +60,7 @@ struct Agent {
 }
 
 impl Agent {
-    fn start(channel: Channel) -> Self {
+    pub(super) fn start(channel: Channel) -> Self {
         process::set_name(c"stand-in-agent");
         process::become_subreaper().expect("subreaper");
         helper_agent::log::install();
@@ -174,7 +97,7 @@ impl Agent {
         let _ = writeln!(self.test, "{text}");
     }
 
-    fn run(mut self) -> ! {
+    pub(super) fn run(mut self) -> ! {
         loop {
             if let Some(started) = &self.started {
                 started.view.beat();
