@@ -54,12 +54,14 @@ pub(crate) fn admit<'w>(
     let info = worker.view.group(group);
     let wait_ms = info.map_or(0, |info| info.code_wait_ms);
     if wait_ms > 0 && seat_holder_above(r).is_none() {
-        if let Some(seat) = await_newest(r, worker, group, patience)? {
+        let look = |waited| newest(worker, group, waited);
+        if let Some(seat) = await_certain(r, worker, group, patience, look)? {
             return Ok(seat);
         }
     }
     if let Some(route) = wish.route {
-        if let Some(seat) = await_route(r, worker, group, route, patience)? {
+        let look = |waited| on_route(r, worker, group, route, waited);
+        if let Some(seat) = await_certain(r, worker, group, patience, look)? {
             return Ok(seat);
         }
     }
@@ -112,81 +114,85 @@ pub(crate) fn admit<'w>(
     }
 }
 
-/// A seat at a process of the newest code, for which requests wait after a restart for as long as the agent
-/// says so. `None`: any process will do.
+/// What a look for a certain process brought.
+enum Look<'w> {
+    Seat(Seat<'w>),
+    /// It is busy.
+    Later,
+    /// Any process will do.
+    NeverMind,
+}
+
+/// A seat at a certain process. `None`: any will do.
 ///
-/// Not in the queue: that is for any seat, and old processes have free ones. So it looks again and again.
-fn await_newest<'w>(
+/// Not in the queue: that is for any seat, and other processes may have free ones. So it looks again and again;
+/// `look` is told for how long already.
+fn await_certain<'w>(
     r: &Request<'_>,
-    worker: &'w Worker,
+    worker: &Worker,
     group: GroupRef,
     patience: Patience,
+    mut look: impl FnMut(Duration) -> Look<'w>,
 ) -> Result<Option<Seat<'w>>, RequestError> {
     let start = Instant::now();
     let mut pause = Duration::from_millis(1);
-    let mut next_look = SLICE;
+    let mut next_check = SLICE;
     loop {
-        let Some(info) = worker.view.group(group) else {
-            return Ok(None);
-        };
-        match worker.client.take_newest(group) {
-            Ok(seat) => return Ok(Some(seat)),
-            // Nothing old is left to be preferred; the queue is the place to wait.
-            Err(Busy { live: 0 }) => return Ok(None),
-            Err(Busy { .. }) => {}
-        }
-        // The bound is also here, in case the agent dies before it takes its word back.
         let waited = start.elapsed();
-        let bound = Duration::from_millis(u64::from(info.code_wait_ms));
-        if info.code_wait_ms != u32::MAX && waited >= bound {
-            return Ok(None);
+        match look(waited) {
+            Look::Seat(seat) => return Ok(Some(seat)),
+            Look::NeverMind => return Ok(None),
+            Look::Later => {}
         }
-        if waited >= next_look {
+        if waited >= next_check {
             if is_client_gone(r) {
                 return Err(RequestError::ClientGone);
             }
             patience.check(worker, group, start)?;
-            next_look = waited + SLICE;
+            next_check = waited + SLICE;
         }
         std::thread::sleep(pause);
         pause = (pause * 2).min(LOOK_PAUSE);
     }
 }
 
-/// A seat at the process that the client's sticky session is at. `None`: any process will do, because that one
-/// is gone, or has been busy for too long, or is the group's only one, for which the queue is the place to wait.
-///
-/// Not in the queue, as with [`await_newest`].
-fn await_route<'w>(
+/// Looks for a process of the newest code: requests wait for one after a restart, as long as the agent says so.
+fn newest(worker: &Worker, group: GroupRef, waited: Duration) -> Look<'_> {
+    let Some(info) = worker.view.group(group) else {
+        return Look::NeverMind;
+    };
+    match worker.client.take_newest(group) {
+        Ok(seat) => return Look::Seat(seat),
+        // Nothing old is left to be preferred; the queue is the place to wait.
+        Err(Busy { live: 0 }) => return Look::NeverMind,
+        Err(Busy { .. }) => {}
+    }
+    // The bound is also here, in case the agent dies before it takes its word back.
+    let bound = Duration::from_millis(u64::from(info.code_wait_ms));
+    match info.code_wait_ms != u32::MAX && waited >= bound {
+        true => Look::NeverMind,
+        false => Look::Later,
+    }
+}
+
+/// Looks for the process that the client's sticky session is at. Any other will do when that one is gone, or has
+/// been busy for too long, or is the group's only one, for which the queue is the place to wait.
+fn on_route<'w>(
     r: &Request<'_>,
     worker: &'w Worker,
     group: GroupRef,
     route: u64,
-    patience: Patience,
-) -> Result<Option<Seat<'w>>, RequestError> {
-    let start = Instant::now();
-    let mut pause = Duration::from_millis(1);
-    let mut next_look = SLICE;
-    loop {
-        match worker.client.take_on_route(group, route) {
-            Ok(seat) => return Ok(Some(seat)),
-            Err(OffRoute::Gone | OffRoute::Busy { live: 0 | 1 }) => return Ok(None),
-            Err(OffRoute::Busy { .. }) => {}
-        }
-        let waited = start.elapsed();
-        // A part of a request that is executed there waits for it in vain.
-        if waited >= ROUTE_PATIENCE || seat_holder_above(r).is_some() {
-            return Ok(None);
-        }
-        if waited >= next_look {
-            if is_client_gone(r) {
-                return Err(RequestError::ClientGone);
-            }
-            patience.check(worker, group, start)?;
-            next_look = waited + SLICE;
-        }
-        std::thread::sleep(pause);
-        pause = (pause * 2).min(LOOK_PAUSE);
+    waited: Duration,
+) -> Look<'w> {
+    match worker.client.take_on_route(group, route) {
+        Ok(seat) => return Look::Seat(seat),
+        Err(OffRoute::Gone | OffRoute::Busy { live: 0 | 1 }) => return Look::NeverMind,
+        Err(OffRoute::Busy { .. }) => {}
+    }
+    // A part of a request that is executed there waits for it in vain.
+    match waited >= ROUTE_PATIENCE || seat_holder_above(r).is_some() {
+        true => Look::NeverMind,
+        false => Look::Later,
     }
 }
 
