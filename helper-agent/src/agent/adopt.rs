@@ -11,7 +11,6 @@ use super::core::Agent;
 use super::groups::Group;
 use super::processes::{Phase, Process};
 use super::restarts::RestartLook;
-use super::retiring::Share;
 use super::sockets;
 use super::start::StoredProcess;
 use crate::config::Definition;
@@ -189,14 +188,8 @@ impl Agent {
         body.is_command = snapshot.is_some_and(|s| s.port != 0);
         let takes = self.view.load(reference).takes;
         let mut process = Process {
-            group: group.unwrap_or(GroupId(0)),
-            reference,
-            code_generation: snapshot.map_or(0, |s| s.code_generation),
-            phase: Phase::Serving,
+            // While the app listens there nobody else can: it needs no port of ours.
             body: Some(body),
-            // While the app listens there nobody else can.
-            port: None,
-            share: Share::default(),
             // If its former agent has not noted it, what it had is not known, and it begins anew.
             takes_before: note
                 .filter(|note| note.counts)
@@ -205,13 +198,12 @@ impl Agent {
             last_used: note.map_or(0, |note| note.last_used),
             spawn_ms: note.map_or(0, |note| note.spawn_ms),
             forked_by: note.map_or(0, |note| note.forked_by),
-            question: None,
-            is_abandoned: false,
-            work_token: None,
-            is_ending: false,
-            is_attached: false,
-            is_drained: false,
-            is_silent: false,
+            ..Process::new(
+                group.unwrap_or(GroupId(0)),
+                reference,
+                snapshot.map_or(0, |s| s.code_generation),
+                Phase::Serving,
+            )
         };
         let Some((snapshot, group)) = snapshot.zip(group).filter(|(s, _)| serves(s)) else {
             self.end_leftover(id, process);

@@ -18,7 +18,8 @@
 //! | `look` | the tables as the pool sees them; orphans |
 //! | `groups`, `registration`, `reconfigure` | which apps there are |
 //! | `processes`, `tasks` | app processes that exist, and what watches them |
-//! | `spawning`, `failing`, `ending` | the beginning and the end of a process |
+//! | `preparing`, `spawning`, `listening` | the beginning of a process: what to start, starting it, what it says |
+//! | `failing`, `ending` | its failure, its end |
 //! | `preloaders`, `preloading`, `forking` | processes that load an app once and fork the others |
 //! | `answering`, `deserted` | when a command is ready; whether it still is |
 //! | `adopt`, `sockets` | taking over what an earlier agent left |
@@ -47,9 +48,11 @@ mod foresight;
 mod forking;
 mod groups;
 mod hooks;
+mod listening;
 mod look;
 mod preloaders;
 mod preloading;
+mod preparing;
 mod processes;
 mod reconfigure;
 mod registration;

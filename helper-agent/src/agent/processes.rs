@@ -61,6 +61,38 @@ pub(super) struct Process {
     pub(super) is_silent: bool,
 }
 
+impl Process {
+    /// One of which nothing exists yet and nothing is known but this.
+    pub(super) fn new(
+        group: GroupId,
+        reference: ProcessRef,
+        code_generation: u32,
+        phase: Phase,
+    ) -> Self {
+        Self {
+            group,
+            reference,
+            code_generation,
+            phase,
+            body: None,
+            port: None,
+            share: Share::default(),
+            takes_before: 0,
+            takes_seen: 0,
+            last_used: 0,
+            spawn_ms: 0,
+            forked_by: 0,
+            question: None,
+            is_abandoned: false,
+            work_token: None,
+            is_ending: false,
+            is_attached: false,
+            is_drained: false,
+            is_silent: false,
+        }
+    }
+}
+
 /// Where it is in its life, as the rim sees it.
 #[derive(Debug)]
 pub(super) enum Phase {
