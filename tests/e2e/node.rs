@@ -110,3 +110,26 @@ fn a_server_that_its_application_closes_costs_no_request() {
     assert_eq!((tally.failures, tally.resent), (Vec::new(), 0));
     assert!(!fs::exists(server.app_root("app").join("close")).expect("look"));
 }
+
+/// Says no to an upgrade by hand, as applications do in the listener for upgrades, and leaves the connection open.
+const REFUSES: &str = r"
+const server = require('http').createServer((request, response) => response.end('fine')).listen(3000);
+server.on('upgrade', (request, socket) => {
+  socket.write('HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\nConnection: keep-alive\r\n\r\nno');
+});
+";
+
+#[test]
+fn a_connection_whose_upgrade_was_refused_gets_no_other_request() {
+    let server = alone(REFUSES);
+    for _ in 0..3 {
+        let upgrade = Request::get("/")
+            .header("Connection", "Upgrade")
+            .header("Upgrade", "websocket")
+            .header("Sec-WebSocket-Version", "13")
+            .header("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==");
+        let refused = server.request("app", &upgrade);
+        assert_eq!((refused.status, refused.text().as_str()), (401, "no"));
+        assert_eq!(server.get("app", "/").ok(), "fine");
+    }
+}

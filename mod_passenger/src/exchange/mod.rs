@@ -158,6 +158,9 @@ impl Attempt<'_, '_> {
                 respond::interim(r, &response.head);
                 continue;
             }
+            // Node gives a connection to the application as soon as an upgrade is asked for, and reads no more requests
+            // from it, even if the answer is no.
+            response.keeps_alive &= !(outbound.upgrades && protocol == Protocol::Http);
             if let Some(cookie) = outbound.cookie.take() {
                 response.head.fields.push(("Set-Cookie".to_owned(), cookie));
             }
