@@ -2,6 +2,8 @@
 
 mod support;
 
+use std::io::Write;
+
 use support::apps::{
     expect_all_kinds_of_bodies, expect_cut, fixture, get, lines_in_pieces, Scratch, LINES,
 };
@@ -32,10 +34,18 @@ fn wsgi_iterables_are_sent_and_closed() {
     assert_eq!(get(&process, "/file-like").text(), "not really a file");
     let text = std::fs::read_to_string(process.startup_file()).expect("read");
     assert_eq!(get(&process, "/rest-of-a-file").text(), text[3..7]);
+    // As Flask sends it: the announced length is the file's, which httpd sends.
+    let sendfile = get(&process, "/sendfile");
+    assert_eq!((sendfile.status, sendfile.body.len()), (200, 0));
+    assert!(
+        !process.log().contains("GET /sendfile"),
+        "{}",
+        process.log()
+    );
     process
         .connect()
         .call(&Request::get("/each").method("HEAD"));
-    assert_eq!(get(&process, "/closed").text(), "6");
+    assert_eq!(get(&process, "/closed").text(), "7");
 }
 
 /// As `gevent.monkey.patch_all()` does it.
@@ -56,6 +66,9 @@ fn wsgi_start_response_follows_the_rules() {
     let Some(process) = wsgi() else { return };
     let response = get(&process, "/changed-mind");
     assert_eq!((response.status, response.text().as_str()), (503, "sorry"));
+    // Not even the status decides for good whether there is a body.
+    let response = get(&process, "/had-nothing-to-say");
+    assert_eq!((response.status, response.text().as_str()), (500, "sorry"));
     expect_cut(&process, "/too-late");
     process.expect_log("too late to change");
     for path in ["/twice", "/no-start", "/nul", "/broken-pipe"] {
@@ -63,6 +76,38 @@ fn wsgi_start_response_follows_the_rules() {
     }
     process.expect_log("a second time");
     process.expect_log("did not call start_response");
+}
+
+/// Workers say the same names first in each request, which the loader reads faster than other heads.
+#[test]
+fn wsgi_heads_mean_the_same_in_any_order_and_the_last_word_counts() {
+    type Pairs = Vec<(String, String)>;
+    fn set(pairs: &mut Pairs) {
+        let last = [
+            ("PATH_INFO", "/scheme/"),
+            ("HTTPS", "on"),
+            ("wsgi.version", "mine"),
+        ];
+        pairs.extend(last.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    }
+    let Some(process) = wsgi() else { return };
+    let scheme = |client: &mut support::client::Client, change: fn(&mut Pairs)| {
+        let bytes = client.encode(&Request::get("/scheme"));
+        let bytes = binary::with_head(&bytes, change);
+        client.stream.write_all(&bytes).expect("send");
+        client.receive("GET").expect("a response").text()
+    };
+    // A connection's first head shows how all of them begin.
+    let mut usual = process.connect();
+    assert_eq!(scheme(&mut usual, |_| {}), "http (1, 0) /scheme");
+    assert_eq!(scheme(&mut usual, set), "https (1, 0) /scheme/");
+    assert_eq!(scheme(&mut usual, |_| {}), "http (1, 0) /scheme");
+    let mut other = process.connect();
+    assert_eq!(
+        scheme(&mut other, |pairs| pairs.reverse()),
+        "http (1, 0) /scheme"
+    );
+    assert_eq!(scheme(&mut other, set), "https (1, 0) /scheme/");
 }
 
 #[test]

@@ -1,15 +1,15 @@
 """One connection of an Apache worker: reads requests of the binary protocol (docs/protocols.md, section 4), runs
 the WSGI application on them, writes its responses. Knows nothing of other connections, threads or the agent.
 
-What it costs: one `recv` and one `send` per request and response, and few objects; a hello is about 5 µs of Python.
+What it costs: one `recv` and one `send` per request and response, few objects and few calls of Python functions. What
+most requests need is therefore written out in `answer` and `_environ`; docs/performance.md has the figures.
 """
 
-import _socket
 import io
-import itertools
 import os
 import stat
 import struct
+from _socket import MSG_DONTWAIT
 
 from .out_of_band import HEADERS as WORK_HEADERS
 
@@ -19,9 +19,15 @@ LAST = 1
 RAW = 2
 FRAMES = 0xFFFF_FFFF_FFFF_FFFF
 HEADER = struct.Struct(">IIQQ")
+PACK, UNPACK_FROM = HEADER.pack, HEADER.unpack_from
 HEADER_BYTES = HEADER.size
 FRAME = struct.Struct(">I")
 END_OF_FRAMES = FRAME.pack(0)
+
+# What a worker says first, always and in this order.
+FIRST = ["REQUEST_METHOD", "SCRIPT_NAME", "PATH_INFO", "QUERY_STRING", "REQUEST_URI", "SERVER_NAME", "SERVER_PORT",
+         "SERVER_PROTOCOL", "SERVER_SOFTWARE", "REMOTE_ADDR", "REMOTE_PORT"]
+PIECES_FIRST = 2 * len(FIRST)
 
 # A request without a body nearly always fits.
 READ_BYTES = 16384
@@ -30,6 +36,21 @@ BLOCK_BYTES = 65536
 BODY_IN_MEMORY = 1 << 20
 # What the application left unread of a body is skipped up to here; above, the connection is closed.
 BODY_SKIPPED = 16 << 20
+
+# Headers that mean something to us have names of these lengths.
+NOTABLE_LENGTHS = frozenset(map(len, ("content-length", "x-sendfile") + WORK_HEADERS))
+NO_HEAD = "the application did not call start_response before the body began"
+
+
+def template(ours):
+    """An environment with everything that is not the request's own, to be copied for each request."""
+    environ = dict.fromkeys(FIRST)
+    environ.update(ours)
+    environ.update({"wsgi.input": None, "passenger.hijack": None})
+    # A copy is as large as its original: what was in it leaves room for the headers.
+    environ[""] = None
+    del environ[""]
+    return environ
 
 
 class PeerGone(OSError):
@@ -93,7 +114,8 @@ class Connection:
     """One kept-alive connection of an Apache worker: `receive` a request, `answer` it, and again."""
 
     __slots__ = ("socket", "fileno", "number", "last", "last_used", "_server", "_buffer", "_head_end",
-                 "_body_bytes", "_rest", "_stream", "_head", "_length", "_bodyless", "_sent", "_left", "is_hijacked")
+                 "_body_bytes", "_rest", "_stream", "_head", "_length", "_bodyless", "_is_head", "_sent", "_left",
+                 "is_hijacked", "_is_usual")
 
     def __init__(self, accepted, server):
         self.socket = accepted
@@ -104,15 +126,17 @@ class Connection:
         self.last_used = 0
         # The application has taken the socket, and closes it.
         self.is_hijacked = False
+        # Whether heads begin with FIRST: the first one shows it.
+        self._is_usual = None
         self._server = server
 
     def receive(self):
         """True: a request's head has been read. None: there is none. False: the connection is over."""
         try:
-            buffer = self.socket.recv(READ_BYTES, _socket.MSG_DONTWAIT)
+            buffer = self.socket.recv(READ_BYTES, MSG_DONTWAIT)
             while len(buffer) < HEADER_BYTES:
                 buffer += self._receive_more(HEADER_BYTES - len(buffer))
-            tag, head_bytes, self.number, self._body_bytes = HEADER.unpack_from(buffer)
+            tag, head_bytes, self.number, self._body_bytes = UNPACK_FROM(buffer)
             self._head_end = HEADER_BYTES + head_bytes
             while len(buffer) < self._head_end:
                 buffer += self._receive_more(self._head_end - len(buffer))
@@ -126,11 +150,30 @@ class Connection:
     def answer(self, application):
         """Runs the application on the received request. True: the connection can take another one."""
         self._head = self._rest = self._stream = environ = None
-        self._sent = self._bodyless = False
+        self._sent = self._bodyless = self._is_head = False
         try:
             environ = self._environ()
-            self._bodyless = environ["REQUEST_METHOD"] == "HEAD"
+            if environ["REQUEST_METHOD"] == "HEAD":
+                self._is_head = self._bodyless = True
             result = application(environ, self._start_response)
+            kind = type(result)
+            if (kind is list or kind is tuple) and not (self._sent or self._bodyless):
+                # As `_respond` would do it, without its calls.
+                head = self._head
+                if head is None:
+                    raise AssertionError(NO_HEAD)
+                body = result[0] if len(result) == 1 else b"".join(result)
+                if self._server.stopping or self._stream:
+                    self._send(self._prefix(len(body)), body)
+                else:
+                    tag = RESPONSE_TAG | LAST if self.last else RESPONSE_TAG
+                    prefix = PACK(tag, len(head), self.number, len(body))
+                    self._sent = True
+                    try:
+                        self.socket.sendall(b"".join((prefix, head, body)))
+                    except ConnectionError as error:
+                        raise PeerGone from error
+                return self._ready_for_another() if self._stream else not (self.last or self._rest)
             try:
                 if not self.is_hijacked:
                     self._respond(result)
@@ -189,25 +232,40 @@ class Connection:
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def _environ(self):
-        pieces = iter(self._buffer[HEADER_BYTES:self._head_end].decode("latin-1").split("\0"))
-        environ = dict(zip(pieces, pieces))
+        pieces = self._buffer[HEADER_BYTES:self._head_end].decode("latin-1").split("\0")
+        if self._is_usual is None:
+            self._is_usual = pieces[:PIECES_FIRST:2] == FIRST
+        if self._is_usual:
+            environ = self._server.environ.copy()
+            # These keys are in it already: nothing is hashed, nothing grows.
+            (environ["REQUEST_METHOD"], environ["SCRIPT_NAME"], environ["PATH_INFO"], environ["QUERY_STRING"],
+             environ["REQUEST_URI"], environ["SERVER_NAME"], environ["SERVER_PORT"], environ["SERVER_PROTOCOL"],
+             environ["SERVER_SOFTWARE"], environ["REMOTE_ADDR"], environ["REMOTE_PORT"]) = pieces[1:PIECES_FIRST:2]
+            rest = iter(pieces[PIECES_FIRST:])
+            for name in rest:
+                environ[name] = next(rest)
+            # Fewer than there should be: a variable of the administrator's has replaced another, which may not be ours.
+            if len(environ) * 2 != len(pieces) + self._server.pieces_ours:
+                environ.update(self._server.ours)
+        else:
+            rest = iter(pieces)
+            environ = {"PATH_INFO": "", **dict(zip(rest, rest))}
+            environ.update(self._server.ours)
         # Workers pass the path escaped; PEP 3333 (and every framework) wants it decoded, as Latin-1.
-        path = environ.get("PATH_INFO", "")
+        path = environ["PATH_INFO"]
         if "%" in path:
             # Imported on need: it would be a tenth of a small application's start.
             from urllib.parse import unquote
             environ["PATH_INFO"] = unquote(path, "latin-1")
-        environ.update(self._server.environ)
-        environ["wsgi.input"] = self._input()
+        if "HTTPS" in environ and environ["HTTPS"] not in ("", "off", "0"):
+            environ["wsgi.url_scheme"] = "https"
+        length, rest = self._body_bytes, self._buffer[self._head_end:]
+        environ["wsgi.input"] = io.BytesIO(rest) if len(rest) == length else self._input(length, rest)
         environ["passenger.hijack"] = self.hijack
-        environ["wsgi.url_scheme"] = "http" if environ.get("HTTPS", "") in ("", "off", "0") else "https"
         return environ
 
-    def _input(self):
-        length = self._body_bytes
-        rest = self._buffer[self._head_end:]
-        if len(rest) == length:
-            return io.BytesIO(rest)
+    def _input(self, length, rest):
+        """A body of which only the beginning has come with the head, if anything."""
         self._rest = rest
         if length <= BODY_IN_MEMORY:
             return io.BytesIO(self.read_exactly(length))
@@ -231,34 +289,38 @@ class Connection:
                     raise exc_info[1].with_traceback(exc_info[2])
             finally:
                 exc_info = None
+            self._bodyless = self._is_head
         elif self._head is not None:
             raise AssertionError("start_response was called a second time without exc_info")
-        head = "\0".join((status, *itertools.chain.from_iterable(headers)))
-        # A NUL inside a name or value would pass for another field.
-        if head.count("\0") != 2 * len(headers):
-            raise ValueError("a response header contains a NUL character, or is not a pair")
-        self._head = head.encode("latin-1")
-        self._length = None
-        code = status[:3]
-        if code in ("204", "304"):
-            self._bodyless = True
+        pieces, is_file, self._length = [status], False, None
         for name, value in headers:
-            if len(name) == 14 and name.lower() == "content-length":
-                self._length = int(value)
-            elif len(name) in (18, 28) and name.lower() in WORK_HEADERS:
-                self._take_orders(status, headers)
+            length = len(name)
+            if length in NOTABLE_LENGTHS:
+                lower = name.lower()
+                if lower == "content-length":
+                    self._length = int(value)
+                elif lower == "x-sendfile":
+                    is_file = True
+                elif lower in WORK_HEADERS:
+                    # For us and not for the client.
+                    self._server.out_of_band.request()
+                    continue
+            pieces += (name, value)
+        if is_file:  # httpd sends it: what is announced is not our body's length
+            self._length = None
+        head = "\0".join(pieces)
+        # A NUL inside a name or value would pass for another field.
+        if head.count("\0") != len(pieces) - 1:
+            raise ValueError("a response header contains a NUL character")
+        self._head = head.encode("latin-1")
+        if status != "200 OK" and status[:3] in ("204", "304"):
+            self._bodyless = True
         return self._write
-
-    def _take_orders(self, status, headers):
-        """Headers that ask for out-of-band work are for us and not for the client."""
-        self._server.out_of_band.request()
-        rest = [pair for pair in headers if pair[0].lower() not in WORK_HEADERS]
-        self._head = "\0".join((status, *itertools.chain.from_iterable(rest))).encode("latin-1")
 
     def _prefix(self, length):
         """The bytes before the body."""
         if self._head is None:
-            raise AssertionError("the application did not call start_response before the body began")
+            raise AssertionError(NO_HEAD)
         self._sent = True
         if self._server.stopping or (self._stream and self._stream.too_much_unread()):
             self.last = True

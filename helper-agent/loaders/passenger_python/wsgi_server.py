@@ -14,7 +14,7 @@ import sys
 import time
 
 from .start import epoll, start_new_thread
-from .wsgi_connection import Connection, FileWrapper
+from .wsgi_connection import FIRST, Connection, FileWrapper, template
 
 # Credentials of a Unix socket's peer: pid, uid, gid.
 UCRED = struct.Struct("iII")
@@ -29,7 +29,7 @@ class Server:
         # Tokens of the work that waits for requests in execution.
         self._due = []
         # What is the same in every request.
-        self.environ = {
+        self.ours = {
             "wsgi.version": (1, 0),
             "wsgi.errors": sys.stderr,
             "wsgi.multithread": settings.threads > 1,
@@ -37,7 +37,10 @@ class Server:
             "wsgi.run_once": False,
             "wsgi.file_wrapper": FileWrapper,
             "wsgi.input_terminated": True,
+            "wsgi.url_scheme": "http",
         }
+        self.environ = template(self.ours)
+        self.pieces_ours = 2 * (len(self.environ) - len(FIRST))
         self._application = application
         self._control = control
         self._listener = listener
@@ -81,11 +84,11 @@ class Server:
         self._control.socket.close()
 
     def _one_turn(self):
+        connections, told = self._connections, False
         events = self._epoll.poll()
         self._turn += 1
-        told = False
         for fileno, _event in events:
-            connection = self._connections.get(fileno)
+            connection = connections.get(fileno)
             if connection is not None:
                 self._serve(connection)
             elif fileno == self._listener.fileno():
@@ -98,7 +101,12 @@ class Server:
     def _serve(self, connection):
         received = connection.receive()
         if received:
-            self._execute(connection)
+            if self._threaded:
+                self._execute(connection)
+            else:  # as `_execute` does it
+                connection.last_used = self._turn
+                if not connection.answer(self._application):
+                    self._drop(connection)
         elif received is False:
             self._drop(connection)
         elif self._threaded:
