@@ -49,7 +49,8 @@
 //! * `hijack`: Rack apps that take the connection.
 //! * `sticky`: clients that stay with a process.
 //! * `shipped`: the demo of `make run` and the files of `apache-conf`.
-//! * `tools`: passenger-status; `steering`: passenger-config; `memory_stats`: passenger-memory-stats.
+//! * `tools`: passenger-status; `steering`: passenger-config; `memory_stats`: passenger-memory-stats;
+//!   `metrics`: figures for monitoring.
 //! * `cleanup`: nothing is left when any of the parts is killed, and nobody else is touched.
 //! * `stop`: nothing is left, whatever the apps do against it.
 //! * `upgrade`: another build is installed under a running server.
@@ -89,6 +90,7 @@ mod limits;
 mod logs;
 mod mapping;
 mod memory_stats;
+mod metrics;
 mod meteor;
 mod modules;
 mod neighbours;

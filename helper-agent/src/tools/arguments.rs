@@ -18,6 +18,7 @@ EXAMPLES
   passenger-status                          all apps and their processes
   passenger-status --json | jq '.groups[] | {name, get_wait_list_size}'
   watch -n 1 passenger-status --no-header
+  passenger-status --show=metrics           for Prometheus; docs/tools.md has an example
 
 It reads shared memory and asks nobody: also while the helper agent is dead or being replaced.
 
@@ -102,6 +103,8 @@ pub(super) enum Show {
     Pool,
     /// Everything, for programs (docs/tools.md lists the fields)
     Json,
+    /// Figures for Prometheus and others that read OpenMetrics
+    Metrics,
 }
 
 /// `passenger-memory-stats`.

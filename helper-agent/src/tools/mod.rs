@@ -11,7 +11,7 @@
 //! * `arguments.rs` – what can be typed, and `--help`;
 //! * `registry.rs` – which instances there are, and choosing one;
 //! * `client.rs` – asking an instance;
-//! * `status_text.rs` – a report as text; `steer.rs` – restart, detach, list;
+//! * `status_text.rs` – a report as text; `metrics.rs` – as metrics; `steer.rs` – restart, detach, list;
 //! * `memory_stats.rs`, `process_table.rs` – who needs how much memory;
 //! * `validate.rs`, `checks.rs`, `trial.rs` – looking whether everything is in order.
 
@@ -19,6 +19,7 @@ mod arguments;
 mod checks;
 mod client;
 mod memory_stats;
+mod metrics;
 mod process_table;
 mod registry;
 mod status_text;
@@ -106,6 +107,10 @@ fn status(arguments: &StatusArguments) -> Outcome {
         return Ok(0);
     }
     let report = client::status(&instance)?;
+    if show == Show::Metrics {
+        say(&metrics::render(&report))?;
+        return Ok(0);
+    }
     let look = status_text::Look {
         has_header: !arguments.no_header,
         is_verbose: arguments.verbose,
