@@ -260,7 +260,7 @@ impl Watchdog {
             log::info!("helper agent {pid} is ready after {} ms", took.as_millis());
         }
         if !self.told_parent {
-            self.told_parent = self.tell_parent_ready();
+            self.on_first_ready();
         }
         if self
             .table

@@ -10,6 +10,7 @@ use passenger_shm::channel::Channel;
 use passenger_shm::{ClientId, WatchdogView};
 
 use super::agent::AgentProcess;
+use super::hooks::WatchdogHooks;
 use super::reserve::Reserve;
 use super::settings::Settings;
 use super::shutdown::Ending;
@@ -120,6 +121,8 @@ pub(super) struct Watchdog {
     /// Outputs with more to read than one turn allows.
     pub(super) busy_outputs: Vec<ProcessKey>,
     pub(super) ending: Option<Ending>,
+    /// Programs that are run at httpd's start and stop.
+    pub(super) hooks: WatchdogHooks,
     /// Whether another instance has taken over.
     pub(super) is_retired: bool,
     /// Whether httpd's parent knows that the instance is up.
@@ -204,6 +207,7 @@ impl Watchdog {
         if self.ending.is_none() {
             self.supervise(now);
         }
+        self.look_after_hook(now);
         self.flush_outbox();
         self.proceed_ending(now)
     }

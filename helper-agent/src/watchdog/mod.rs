@@ -20,12 +20,14 @@
 //! | `status` | starting a reporter for whoever connects to the status socket |
 //! | `supervisor` | when to start, abort, kill the agent (pure) |
 //! | `table` | what is kept for the agent's successor |
+//! | `hooks` | programs that are run at httpd's start and stop |
 //! | `shutdown`, `stop` | asking for the end; enforcing it |
 //! | `takeover`, `succession` | how an agent becomes the watchdog: before and after its `exec` |
 //! | `reserve`, `rebuild` | a copy of the store in case both die; how httpd's parent starts another then |
 
 mod agent;
 mod core;
+mod hooks;
 mod outbox;
 mod output;
 mod parent;

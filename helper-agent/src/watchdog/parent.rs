@@ -96,6 +96,7 @@ impl Watchdog {
         let head = Head::read(&config)?;
         head.apply_log(&config);
         self.settings = head.settings();
+        self.hooks.configured = head.hooks();
         let document = config.document.as_fd();
         self.reserve
             .put_config(generation, [document, config.log.as_fd()]);

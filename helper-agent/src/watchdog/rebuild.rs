@@ -65,6 +65,7 @@ pub(super) fn rebuild(
         originals: basis.originals,
         descriptors: StartDescriptors::from_order(all).map_err(unreadable)?,
         settings: head.settings(),
+        hooks: head.hooks(),
         config,
         parent_pid: basis.parent_pid,
         generation: watchdog_generation + 1,

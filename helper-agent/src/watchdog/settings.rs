@@ -7,6 +7,7 @@ use passenger_shm::Capacities;
 use serde::Deserialize;
 
 use super::table::ConfigEntry;
+use crate::hooks::Hooks;
 use crate::instance;
 use crate::sys::memfd;
 
@@ -65,6 +66,14 @@ impl Head {
             .value("PassengerLogLevel")
             .and_then(|text| text.parse().ok());
         crate::log::set_level(level.unwrap_or(3));
+    }
+
+    /// Programs that are run when something happens. httpd's parent has looked at the lines before.
+    pub(super) fn hooks(&self) -> Hooks {
+        Hooks::from_directives(&self.global).unwrap_or_else(|why| {
+            log::error!("{why}");
+            Hooks::default()
+        })
     }
 
     /// What the watchdog does differently because of it.

@@ -18,10 +18,15 @@ use crate::sys::process::{self, Exit};
 /// The agent kills at the deadline; this long after it the watchdog does.
 const GRACE: Duration = Duration::from_millis(500);
 
+/// Longest time that anybody may give, in milliseconds: a day.
+const LONGEST_MS: u64 = 86_400_000;
+
 /// The instance is ending.
 #[derive(Debug)]
 pub(super) struct Ending {
     deadline: Instant,
+    /// What was given until then.
+    deadline_ms: u64,
     status: i32,
 }
 
@@ -59,6 +64,9 @@ impl Watchdog {
     }
 
     fn on_child_exit(&mut self, exit: Exit) {
+        if self.on_hook_exit(exit) {
+            return;
+        }
         let entry = self
             .table
             .processes
@@ -88,14 +96,30 @@ impl Watchdog {
 
     /// Begins to end everything; a second call can only shorten the time.
     pub(super) fn begin_stop(&mut self, deadline_ms: u64, reason: &str) {
-        let deadline = Instant::now() + Duration::from_millis(deadline_ms.min(86_400_000));
+        let deadline = Instant::now() + Duration::from_millis(deadline_ms.min(LONGEST_MS));
         let status = match &self.ending {
             Some(ending) if ending.deadline <= deadline => return,
             Some(ending) => ending.status,
             None => 0,
         };
         log::info!("{reason}: ending all apps within {deadline_ms} ms");
-        self.ending = Some(Ending { deadline, status });
+        self.ending = Some(Ending {
+            deadline,
+            deadline_ms,
+            status,
+        });
+        if !self.is_stop_hook_running() && !self.begin_stop_hook() {
+            self.ask_to_end();
+        }
+    }
+
+    /// The apps have all of the time that was given from now on.
+    pub(super) fn ask_to_end(&mut self) {
+        let Some(ending) = &mut self.ending else {
+            return;
+        };
+        let deadline_ms = ending.deadline_ms;
+        ending.deadline = Instant::now() + Duration::from_millis(deadline_ms.min(LONGEST_MS));
         match self.agent {
             Some(_) => self.tell_agent(Item::Plain(ToAgent::Stop { deadline_ms })),
             None => self.ask_apps_to_stop(),
@@ -108,12 +132,13 @@ impl Watchdog {
         self.tell_parent(&ToParent::Failed { message }, &[]);
         self.ending = Some(Ending {
             deadline: Instant::now(),
+            deadline_ms: 0,
             status: 1,
         });
     }
 
     pub(super) fn on_agent_death_while_ending(&mut self) {
-        if self.ending.is_some() {
+        if self.ending.is_some() && !self.is_stop_hook_running() {
             self.ask_apps_to_stop();
         }
     }
@@ -137,6 +162,9 @@ impl Watchdog {
 
     /// Looks whether the end has come; `Some` is the exit status.
     pub(super) fn proceed_ending(&mut self, now: Instant) -> Option<i32> {
+        if self.is_stop_hook_running() {
+            return None;
+        }
         let ending = self.ending.as_ref()?;
         let status = ending.status;
         let apps_are_gone = || {
@@ -158,6 +186,7 @@ impl Watchdog {
         self.drain_all();
         stop::remove_directory(&self.instance_dir);
         log::info!("the instance {} has ended", self.instance_dir.display());
+        self.run_last_hook();
         Some(status)
     }
 }

@@ -10,10 +10,12 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use nix::sys::signal::Signal;
 use nix::sys::socket::SockType;
 use passenger_shm::channel::Channel;
+use passenger_shm::hooks::Hook;
 use passenger_shm::messages::{FromParent, ToParent};
 use passenger_shm::{Capacities, WatchdogView};
 
 use super::core::{Events, Originals, Watchdog};
+use super::hooks::{self, WatchdogHooks};
 use super::rebuild;
 use super::reserve::Reserve;
 use super::settings::{Head, Settings};
@@ -24,6 +26,7 @@ use super::table::{ConfigEntry, Table, Workers};
 use super::takeover;
 use crate::admin;
 use crate::cgroup::{Cgroup, Place};
+use crate::hooks::Hooks;
 use crate::instance::{self, Instance, Properties};
 use crate::loaders;
 use crate::output::Scratch;
@@ -200,6 +203,14 @@ fn build(basis: Basis<'_>, parent: Pidfd, config: ConfigEntry) -> Result<Watchdo
     } = basis;
     let head = Head::read(&config)?;
     head.apply_log(&config);
+    // httpd's start, not an upgrade or an instance that is made because one died.
+    let is_start = config.generation == 1;
+    let hooks = head.hooks();
+    if is_start {
+        let image = open_agent_image()?;
+        let hook = Hook::BeforeWatchdogInitialization;
+        hooks::run_to_end(&hooks, hook, image.as_fd(), originals, Some(&parent))?;
+    }
     let registry = head.registry();
     if registry.exists() {
         for path in instance::remove_stale(&registry).map_err(|e| e.to_string())? {
@@ -220,12 +231,14 @@ fn build(basis: Basis<'_>, parent: Pidfd, config: ConfigEntry) -> Result<Watchdo
             descriptors,
             config,
             settings,
+            hooks,
             parent_pid,
             generation: 1,
         }
         .assemble(directory.clone())
     });
     let made = made.map(|mut watchdog| {
+        watchdog.hooks.is_start = is_start;
         watchdog.renew_reserve();
         watchdog
     });
@@ -266,8 +279,7 @@ fn make_descriptors(
     parent: Pidfd,
     instance: Instance,
 ) -> Result<StartDescriptors, String> {
-    let image = process::own_image_path().map_err(|e| format!("cannot find own program: {e}"))?;
-    let agent_image = open_image(&image.with_file_name("passenger-helper-agent"))?;
+    let agent_image = open_agent_image()?;
     let watchdog_image = open_image(Path::new("/proc/self/exe"))?;
     let segments = passenger_shm::create_segments(capacities)
         .map_err(|e| format!("cannot create the shared memory: {e}"))?;
@@ -301,6 +313,11 @@ fn make_descriptors(
     })
 }
 
+fn open_agent_image() -> Result<OwnedFd, String> {
+    let image = process::own_image_path().map_err(|e| format!("cannot find own program: {e}"))?;
+    open_image(&image.with_file_name("passenger-helper-agent"))
+}
+
 fn open_image(path: &Path) -> Result<OwnedFd, String> {
     File::open(path).map(OwnedFd::from).map_err(|e| {
         format!(
@@ -332,6 +349,7 @@ pub(super) struct Parts {
     pub(super) descriptors: StartDescriptors,
     pub(super) config: ConfigEntry,
     pub(super) settings: Settings,
+    pub(super) hooks: Hooks,
     pub(super) parent_pid: i32,
     pub(super) generation: u32,
 }
@@ -350,6 +368,7 @@ impl Parts {
             descriptors,
             config,
             settings,
+            hooks,
             parent_pid,
             generation,
         } = self;
@@ -388,6 +407,7 @@ impl Parts {
             reporters: Vec::new(),
             scratch: Scratch::new().map_err(failed)?,
             settings,
+            hooks: WatchdogHooks::new(hooks),
             busy_outputs: Vec::new(),
             ending: None,
             is_retired: false,

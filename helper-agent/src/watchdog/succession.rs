@@ -43,6 +43,7 @@ pub(super) fn take_over(table: i32) -> Result<Watchdog, String> {
         descriptors,
         config,
         settings,
+        hooks: head.hooks(),
         parent_pid,
         generation,
     }
@@ -59,6 +60,7 @@ pub(super) fn take_over(table: i32) -> Result<Watchdog, String> {
         inherited.workers.len()
     );
     if let Some(left) = inherited.stop_in_ms {
+        watchdog.hooks.is_stop_told = true;
         watchdog.begin_stop(left, "the watchdog before was stopping");
     }
     Ok(watchdog)
