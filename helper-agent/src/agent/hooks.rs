@@ -166,8 +166,8 @@ impl Agent {
             }
             self.after_hook(&job);
         }
-        if let Some(count) = self.hooks.schedule.take_dropped() {
-            log::warn!("{count} hooks were not run, because too many were waiting already");
+        if let Some(count) = self.hooks.schedule.take_dropped(now) {
+            log::warn!("hooks: {count} were not run, because too many were waiting already");
         }
         self.look_at_rejections(now);
         self.start_runners();
@@ -193,7 +193,8 @@ impl Agent {
             let Some(count) = self.hooks.rejections.due(id, now) else {
                 continue;
             };
-            if self.hooks.schedule.tells_of(id) {
+            // Counted on.
+            if self.hooks.schedule.tells_of(id) || !self.hooks.schedule.has_room() {
                 continue;
             }
             let facts = Facts {

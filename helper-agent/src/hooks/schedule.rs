@@ -13,6 +13,8 @@ use crate::pool::{GroupId, ProcessId};
 const MOST_AT_ONCE: usize = 4;
 /// How many wait for that.
 const MOST_WAITING: usize = 64;
+/// How long drops are counted before they are told.
+const DROP_PERIOD: Duration = Duration::from_secs(60);
 /// How much longer than its programs may take a runner may be there: it ends them itself, and then only itself.
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -45,12 +47,14 @@ pub(crate) struct Schedule {
     /// By the PIDs of their runners.
     running: BTreeMap<i32, Run>,
     dropped: u64,
+    /// When the first of these was noticed.
+    dropping_since: Option<Instant>,
 }
 
 impl Schedule {
     /// One more. An error: there is no room, and it is given back.
     pub(crate) fn add(&mut self, job: Job) -> Result<(), Box<Job>> {
-        if self.waiting.len() >= MOST_WAITING {
+        if !self.has_room() {
             self.dropped += 1;
             return Err(Box::new(job));
         }
@@ -94,11 +98,21 @@ impl Schedule {
         all.any(|job| job.rejected_by == Some(group))
     }
 
-    /// How many were dropped, as soon as there is room again.
-    pub(crate) fn take_dropped(&mut self) -> Option<u64> {
-        if self.dropped == 0 || self.waiting.len() >= MOST_WAITING {
+    /// Whether one more may wait.
+    pub(crate) fn has_room(&self) -> bool {
+        self.waiting.len() < MOST_WAITING
+    }
+
+    /// How many were dropped: told when none waits any more, or after [`DROP_PERIOD`].
+    pub(crate) fn take_dropped(&mut self, now: Instant) -> Option<u64> {
+        if self.dropped == 0 {
             return None;
         }
+        let since = *self.dropping_since.get_or_insert(now);
+        if !self.waiting.is_empty() && now < since + DROP_PERIOD {
+            return None;
+        }
+        self.dropping_since = None;
         Some(std::mem::take(&mut self.dropped))
     }
 
@@ -154,16 +168,27 @@ mod tests {
 
     #[test]
     fn what_finds_no_room_is_counted_and_told_once() {
-        let mut schedule = Schedule::default();
+        let (mut schedule, now) = (Schedule::default(), Instant::now());
         for _ in 0..MOST_WAITING {
+            assert!(schedule.has_room());
             schedule.add(job(Hook::SpawnFailed)).unwrap();
         }
+        assert!(!schedule.has_room());
         assert!(schedule.add(job(Hook::SpawnFailed)).is_err());
         assert!(schedule.add(job(Hook::SpawnFailed)).is_err());
-        assert_eq!(schedule.take_dropped(), None, "there is no end of it yet");
+        assert_eq!(
+            schedule.take_dropped(now),
+            None,
+            "there is no end of it yet"
+        );
         schedule.next().unwrap();
-        assert_eq!(schedule.take_dropped(), Some(2));
-        assert_eq!(schedule.take_dropped(), None);
+        assert_eq!(schedule.take_dropped(now), None, "others still wait");
+        assert_eq!(schedule.take_dropped(now + DROP_PERIOD), Some(2));
+        assert_eq!(schedule.take_dropped(now + DROP_PERIOD), None);
+        schedule.add(job(Hook::SpawnFailed)).unwrap();
+        assert!(schedule.add(job(Hook::SpawnFailed)).is_err());
+        while schedule.next().is_some() {}
+        assert_eq!(schedule.take_dropped(now), Some(1));
     }
 
     #[test]
