@@ -37,14 +37,25 @@ pub(crate) fn is_installed(language: Language, library: &str) -> bool {
     found
 }
 
-/// The `node_modules` that have it: those of npm first, then Debian's.
+/// The `node_modules` that have it: those of npm first, then Debian's. Those find each other only by Debian's own
+/// Node, so it is tried.
 fn node_modules(library: &str) -> Option<PathBuf> {
+    let is_usable = |modules: &PathBuf| {
+        modules.join(library).join("package.json").exists()
+            && Command::new("/usr/bin/node")
+                .args(["-e", "require(process.argv[1])"])
+                .arg(modules.join(library))
+                .current_dir("/")
+                .stderr(Stdio::null())
+                .status()
+                .is_ok_and(|status| status.success())
+    };
     let found = [
         stage::prefix().join("frameworks/node_modules"),
         PathBuf::from(DEBIAN_NODE),
     ]
     .into_iter()
-    .find(|modules| modules.join(library).join("package.json").exists());
+    .find(is_usable);
     if found.is_none() {
         skip(library);
     }
