@@ -21,6 +21,8 @@ use crate::pool::{CodeWait, Event, GroupId};
 
 /// Looks that may be under way at once; the other helper threads are for starts and registrations.
 const MAX_LOOKS: usize = 2;
+/// A look that takes longer hangs in somebody's file system, perhaps for ever, and keeps no others from theirs.
+const HANGS: Duration = Duration::from_secs(5);
 /// Shortest time between two looks that nobody asked for.
 const MIN_PERIOD: Duration = Duration::from_secs(1);
 /// The mark of a restart file that is not there.
@@ -36,6 +38,19 @@ pub(super) struct RestartLook {
     /// Whether the look under way was hinted at.
     was_wanted: bool,
     began: Option<Instant>,
+}
+
+impl RestartLook {
+    /// Whether a helper thread is at it that will be done.
+    fn is_busy(&self) -> bool {
+        self.is_under_way && self.began.is_some_and(|began| began.elapsed() < HANGS)
+    }
+
+    /// No helper thread is to be had: as if it had not begun.
+    fn give_up(&mut self) {
+        self.is_under_way = false;
+        self.is_wanted |= self.was_wanted;
+    }
 }
 
 /// What a look saw.
@@ -85,10 +100,7 @@ impl Agent {
             let is_old = look.began.is_none_or(|began| began.elapsed() >= period);
             !look.is_under_way && (look.is_wanted || is_old)
         };
-        let busy = self
-            .groups
-            .iter()
-            .filter(|(_, g)| g.restart_look.is_under_way);
+        let busy = self.groups.iter().filter(|(_, g)| g.restart_look.is_busy());
         let room = MAX_LOOKS.saturating_sub(busy.count());
         let mut due: Vec<(Option<Instant>, GroupId)> = self
             .groups
@@ -121,7 +133,7 @@ impl Agent {
         });
         if let Err(e) = begun {
             // The next look may find a thread.
-            look.is_under_way = false;
+            look.give_up();
             log::debug!("cannot look at restart files: {e}");
         }
     }
@@ -201,4 +213,32 @@ fn see(configuration: &Configuration, registration: &Registration) -> Option<Res
 fn mark_of(file: &Path) -> u64 {
     let modified = fs::metadata(file).map(|m| (m.mtime(), m.mtime_nsec()));
     restart_mark(modified.ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_look_that_hangs_takes_no_place_from_others() {
+        let look = |age: Duration| RestartLook {
+            is_under_way: true,
+            began: Instant::now().checked_sub(age),
+            ..RestartLook::default()
+        };
+        assert!(look(Duration::ZERO).is_busy());
+        assert!(!look(HANGS).is_busy());
+        assert!(!RestartLook::default().is_busy());
+    }
+
+    #[test]
+    fn a_look_that_finds_no_thread_is_wanted_on() {
+        let mut look = RestartLook {
+            is_under_way: true,
+            was_wanted: true,
+            ..RestartLook::default()
+        };
+        look.give_up();
+        assert!(look.is_wanted && !look.is_under_way);
+    }
 }
