@@ -141,6 +141,37 @@ fn an_apps_own_log_goes_on_after_the_agents_death_and_a_graceful_restart() {
 }
 
 #[test]
+fn what_an_app_prints_while_nobody_writes_its_log_is_written_by_the_next_app_log_process() {
+    let server = Setup::of(with_own_log()).start();
+    assert_eq!(server.get("app", "/before").status, 200);
+    let log = own_log(&server);
+    log.expect("asked for /before");
+    let writer = || {
+        let children = processes::children_of(server.instance().agent());
+        let is_it = |pid: &i32| processes::command_of(*pid).contains("--app-logs");
+        children.into_iter().find(is_it)
+    };
+    let first = writer().expect("an app-log process");
+    processes::signal(first, Signal::SIGKILL);
+    for number in 0..20 {
+        assert_eq!(server.get("app", &format!("/{number}.")).status, 200);
+    }
+    until("another app-log process", PATIENCE, || {
+        writer().is_some_and(|pid| pid != first)
+    });
+    assert_eq!(server.get("app", "/after").status, 200);
+    log.expect("asked for /after");
+    for number in 0..20 {
+        let line = format!("asked for /{number}.");
+        assert_eq!(log.count(&line), 1, "{line}: {}", log.text());
+    }
+    server
+        .log()
+        .expect(&format!("the app-log process {first} has ended"));
+    assert_eq!(server.log().count("asked for"), 0, "nothing went astray");
+}
+
+#[test]
 fn links_and_pipes_in_the_place_of_an_apps_log_lead_root_nowhere() {
     let server = Setup::of(with_own_log()).start();
     let path = server.app_root("app").join("log/app.log");

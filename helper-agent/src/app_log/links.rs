@@ -3,7 +3,7 @@
 use std::ffi::CString;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -19,6 +19,9 @@ use crate::watchdog::takeover::own_environment;
 
 /// Room in each log's pipe: what an app prints in a burst. Who is not root may get less.
 const PIPE_BYTES: usize = 1 << 20;
+/// One that ended is followed by another no sooner than so long after its own start: what ends each time ends with
+/// each, and must not keep the machine busy.
+const RESTART_PAUSE: Duration = Duration::from_secs(2);
 /// How long the last lines may take to be written when the agent ends.
 const LAST_LINES: Duration = Duration::from_secs(2);
 
@@ -36,7 +39,33 @@ struct Inner {
 #[derive(Debug)]
 struct Running {
     channel: Channel,
-    pidfd: Pidfd,
+    pid: i32,
+    pidfd: Arc<Pidfd>,
+    since: Instant,
+}
+
+/// The process that reads the pipe of a log.
+#[derive(Debug)]
+pub(super) struct Reader(Arc<Pidfd>);
+
+impl Reader {
+    pub(super) fn is_gone(&self) -> bool {
+        self.0.has_exited()
+    }
+
+    #[cfg(test)]
+    pub(super) fn of(pid: u32) -> Self {
+        let pid = i32::try_from(pid).unwrap();
+        Self(Arc::new(Pidfd::open(pid).unwrap()))
+    }
+}
+
+/// A pipe for the lines of one log: the reading end, and the writing one, which never waits.
+pub(super) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (read, write) = descriptor::pipe()?;
+    let _ = descriptor::set_pipe_capacity(write.as_fd(), PIPE_BYTES);
+    descriptor::set_nonblocking(write.as_fd(), true)?;
+    Ok((read, write))
 }
 
 impl Links {
@@ -50,25 +79,29 @@ impl Links {
         }))
     }
 
-    /// A pipe: what is written to it is written to that file.
+    /// Has the app-log process write what comes through that pipe to that file, after starting it if need be.
     ///
     /// # Errors
-    /// When there are no descriptors, or no process.
-    pub fn open(&self, target: &Target) -> io::Result<OwnedFd> {
-        let (read, write) = descriptor::pipe()?;
-        let _ = descriptor::set_pipe_capacity(write.as_fd(), PIPE_BYTES);
-        descriptor::set_nonblocking(write.as_fd(), true)?;
+    /// `WouldBlock` when it is to be tried again in a moment; others when there is no process to be had.
+    pub(super) fn open(&self, target: &Target, pipe: BorrowedFd<'_>) -> io::Result<Reader> {
         let message = ToWriter::Open(target.clone());
         let mut running = self.running();
         if let Some(process) = running.as_ref() {
-            match process.channel.send(&message, &[read.as_fd()]) {
-                Err(e) if e.kind() == io::ErrorKind::BrokenPipe => {}
-                sent => return sent.map(|()| write),
+            match process.channel.send(&message, &[pipe]) {
+                Err(e) if has_ended(&e) => {}
+                sent => return sent.map(|()| Reader(Arc::clone(&process.pidfd))),
             }
+            if process.since.elapsed() < RESTART_PAUSE {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            log::warn!(
+                "the app-log process {} has ended; another one goes on with the logs of apps",
+                process.pid
+            );
         }
         let process = running.insert(self.start()?);
-        process.channel.send(&message, &[read.as_fd()])?;
-        Ok(write)
+        process.channel.send(&message, &[pipe])?;
+        Ok(Reader(Arc::clone(&process.pidfd)))
     }
 
     /// The main log is another file from now on, and this much is said there.
@@ -85,7 +118,7 @@ impl Links {
 
     /// Ends the process, whose last lines may take a moment. All pipes must be closed.
     pub fn end(&self) {
-        let Some(Running { channel, pidfd }) = self.running().take() else {
+        let Some(Running { channel, pidfd, .. }) = self.running().take() else {
             return;
         };
         drop(channel);
@@ -123,7 +156,9 @@ impl Links {
         log::debug!("started process {} for logs of apps", started.pid);
         Ok(Running {
             channel: ours,
-            pidfd: started.pidfd,
+            pid: started.pid,
+            pidfd: Arc::new(started.pidfd),
+            since: Instant::now(),
         })
     }
 
@@ -134,4 +169,13 @@ impl Links {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether nobody is at the other end of the channel. The kernel says it in the one way or the other, by what that end
+/// had left unread.
+fn has_ended(e: &io::Error) -> bool {
+    matches!(
+        e.kind(),
+        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
+    )
 }

@@ -8,8 +8,9 @@
 //!  output of apps ─► agent ─┬─ pipe ─► thread ─► the app's file     app-log process
 //!                           └─ pipe ─► thread ─► another app's      (`links` starts it)
 //! ```
-//! A pipe that is full loses lines and counts them; the count stands in the log as soon as there is room. What cannot be
-//! written into the file goes to the main log.
+//! A pipe that is full loses lines and counts them; the count stands in the log as soon as there is room. The agent keeps
+//! the pipe's reading end, too: what is in it waits for the next app-log process when one dies. While there is none to be
+//! had lines go to the main log, and so does what cannot be written into the file.
 //!
 //! | file | owns |
 //! |---|---|
@@ -23,11 +24,13 @@ mod place;
 pub mod writer;
 
 use std::io;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::log_output::LogOutput;
 use crate::sys::clock::LocalTime;
+use links::Reader;
 
 pub use links::Links;
 pub use place::{Owner, Target};
@@ -50,6 +53,11 @@ struct State {
     target: Option<Target>,
     /// The pipe; `None` while there is none.
     output: Option<LogOutput>,
+    /// Its other end, for whoever reads it next.
+    read: Option<Arc<OwnedFd>>,
+    reader: Option<Reader>,
+    /// Why nobody reads it and lines go to the main log, said once.
+    complaint: Option<String>,
     checked: Option<Instant>,
     /// Somebody is at it.
     is_looked_after: bool,
@@ -69,31 +77,30 @@ impl AppLog {
     pub fn aim(&self, target: Target, links: &Links) {
         let is_known = self.state().target.as_ref() == Some(&target);
         if !is_known {
-            self.state().target = Some(target);
+            {
+                let mut state = self.state();
+                state.target = Some(target);
+                // Who reads the pipe that there is writes to another file.
+                (state.read, state.reader) = (None, None);
+            }
             self.open(links);
         }
     }
 
-    /// Has the app-log process write what comes from now on.
+    /// Has the app-log process write what comes from now on, and what still waits.
     pub fn open(&self, links: &Links) {
-        let Some(target) = self.state().target.clone() else {
+        let (target, read) = {
+            let state = self.state();
+            (state.target.clone(), state.read.clone())
+        };
+        let Some(target) = target else {
             return;
         };
         // Not under the lock: it may have to start the process.
-        let opened = links.open(&target);
+        let opened = open(links, &target, read);
         let mut state = self.state();
-        if state.target.as_ref() != Some(&target) {
-            return;
-        }
-        match opened {
-            Ok(pipe) => state.output = Some(LogOutput::new(pipe, state.output.take())),
-            Err(e) => {
-                state.output = None;
-                log::error!(
-                    "cannot write the app's log {}: {e}; what this app prints goes to this log meanwhile",
-                    target.path.display()
-                );
-            }
+        if state.target.as_ref() == Some(&target) {
+            state.take(opened, &target);
         }
     }
 
@@ -118,12 +125,12 @@ impl AppLog {
         let need = match state.target {
             _ if state.is_looked_after || !is_old => None,
             None => Some(Need::Target),
-            Some(_) => state.output.is_none().then_some(Need::Pipe),
+            Some(_) => state.is_unread().then_some(Need::Pipe),
         };
-        if need.is_some() {
-            state.is_looked_after = true;
+        if is_old {
             state.checked = Some(Instant::now());
         }
+        state.is_looked_after |= need.is_some();
         need
     }
 
@@ -160,27 +167,70 @@ impl AppLog {
     }
 }
 
+/// A pipe with somebody who reads it: the reader, the reading end and, if it is new, the writing end.
+type Opened = (Reader, Arc<OwnedFd>, Option<OwnedFd>);
+
+fn open(links: &Links, target: &Target, read: Option<Arc<OwnedFd>>) -> io::Result<Opened> {
+    let (read, write) = match read {
+        Some(read) => (read, None),
+        None => {
+            let (read, write) = links::pipe()?;
+            (Arc::new(read), Some(write))
+        }
+    };
+    let reader = links.open(target, read.as_fd())?;
+    Ok((reader, read, write))
+}
+
 impl State {
+    fn take(&mut self, opened: io::Result<Opened>, target: &Target) {
+        match opened {
+            Ok((reader, read, write)) => {
+                (self.reader, self.read) = (Some(reader), Some(read));
+                if let Some(write) = write {
+                    self.output = Some(LogOutput::new(write, self.output.take()));
+                }
+                self.complaint = None;
+            }
+            // In a moment; what comes meanwhile waits in the pipe, if there is one.
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+            Err(e) => {
+                let text = e.to_string();
+                if self.is_news(&text) {
+                    log::error!(
+                        "cannot write the app's log {}: {text}; what this app prints goes to this log \
+                         meanwhile",
+                        target.path.display()
+                    );
+                }
+                self.complaint = Some(text);
+            }
+        }
+    }
+
+    /// It is tried again each second, but said once.
+    fn is_news(&self, complaint: &str) -> bool {
+        self.complaint.as_deref() != Some(complaint)
+    }
+
+    fn is_unread(&self) -> bool {
+        self.reader.as_ref().is_none_or(Reader::is_gone)
+    }
+
     /// Whether there is somebody who takes it, now or, counted, not.
     fn write(&mut self, record: &str) -> bool {
+        if self.complaint.is_some() {
+            return false;
+        }
+        // A line that a full pipe does not take is counted there.
         let written = self.output.as_mut().map(|o| o.write(record.as_bytes()));
-        self.judge(written)
+        written.is_some()
     }
 
     fn catch_up(&mut self) {
-        let written = self.output.as_mut().map(LogOutput::catch_up);
-        self.judge(written);
-    }
-
-    /// A full pipe is there; one without a reader is of no use any more.
-    fn judge(&mut self, written: Option<io::Result<()>>) -> bool {
-        match written {
-            None => false,
-            Some(Err(e)) if e.kind() == io::ErrorKind::BrokenPipe => {
-                self.output = None;
-                false
-            }
-            Some(_) => true,
+        if let Some(output) = &mut self.output {
+            // There may be no room yet.
+            let _ = output.catch_up();
         }
     }
 }
@@ -205,6 +255,8 @@ mod tests {
                 owner: None,
             }),
             output: Some(LogOutput::new(write, None)),
+            // Whose process this is: it lives as long as the test.
+            reader: Some(Reader::of(std::process::id())),
             ..State::default()
         };
         (log, read)
@@ -239,19 +291,48 @@ mod tests {
         assert!(rest.ends_with("\x1fafter\n"));
     }
 
+    /// Links whose app-log process is no program that can be started.
+    fn broken_links() -> Links {
+        Links::new(File::open("/dev/null").unwrap().into(), None)
+    }
+
     #[test]
-    fn without_a_reader_lines_go_elsewhere_until_there_is_one() {
+    fn what_waits_for_a_reader_that_died_is_read_by_the_next() {
         let (log, read) = log();
-        assert!(log.line("", "one"));
-        drop(read);
-        assert!(!log.line("", "two"));
+        log.state().read = Some(Arc::new(read));
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        log.state().reader = Some(Reader::of(child.id()));
+        child.wait().unwrap();
+        assert!(log.line("", "one"), "it waits in the pipe");
         assert_eq!(log.need(), Some(Need::Pipe));
         assert_eq!(log.need(), None, "somebody is at it");
         log.done();
         assert_eq!(log.need(), None, "not again at once");
+        log.open(&broken_links());
+        assert!(!log.line("", "two"), "nobody reads: the main log has it");
+        let (target, read) = {
+            let state = log.state();
+            (state.target.clone().unwrap(), state.read.clone().unwrap())
+        };
+        let next = (Reader::of(std::process::id()), Arc::clone(&read), None);
+        log.state().take(Ok(next), &target);
+        assert!(log.line("", "three"));
         log.forget();
-        assert!(!log.line("", "three") && !log.has_target());
+        assert!(!log.line("", "four") && !log.has_target());
         assert_eq!(log.need(), Some(Need::Target));
+        let mut text = String::new();
+        let read = Arc::try_unwrap(read).unwrap();
+        File::from(read).read_to_string(&mut text).unwrap();
+        assert_eq!(text, "\x1fone\n\x1fthree\n");
+    }
+
+    #[test]
+    fn what_fails_each_second_is_said_once() {
+        let (log, _read) = log();
+        assert!(log.state().is_news("no descriptors"));
+        log.open(&broken_links());
+        let said = log.state().complaint.clone().unwrap();
+        assert!(!log.state().is_news(&said) && log.state().is_news("something else"));
     }
 
     #[test]

@@ -63,16 +63,15 @@ fn run() -> io::Result<()> {
     let channel = Channel::from(descriptor::take_inherited(CHANNEL_FD)?);
     // Opened anew: nobody waits for the main log either.
     sink::replace(sink::descriptor()?);
-    let threads = Threads::default();
+    let mut threads = Threads::default();
     loop {
+        if !threads.start_waiting() && !channel.wait_readable(CHECK_PERIOD)? {
+            continue;
+        }
         let received = match channel.recv::<ToWriter>() {
             Ok(Some(received)) => received,
             Ok(None) => break,
-            // No descriptor was left for the one that came: the agent finds its pipe broken.
-            Err(e) if e.kind() == io::ErrorKind::InvalidData => {
-                log::error!("a message of the agent is lost: {e}");
-                continue;
-            }
+            // Also when no descriptor was left for the one that came: the agent has the pipe and starts another process.
             Err(e) => return Err(e),
         };
         let Some(descriptor) = received.fds.into_iter().next() else {
@@ -90,47 +89,82 @@ fn run() -> io::Result<()> {
     Ok(())
 }
 
-/// How many there are, and a bell for the end of one.
-#[derive(Clone, Default)]
-struct Threads(Arc<(Mutex<usize>, Condvar)>);
+/// How many there are, and a bell for the end of one; logs that wait for a thread.
+#[derive(Default)]
+struct Threads {
+    living: Arc<Living>,
+    waiting: Vec<(Target, Arc<File>)>,
+}
+
+#[derive(Default)]
+struct Living {
+    count: Mutex<usize>,
+    bell: Condvar,
+}
 
 impl Threads {
-    fn start(&self, target: Target, pipe: OwnedFd) {
-        let threads = self.clone();
-        *self.count() += 1;
-        let started = std::thread::Builder::new()
-            .name("psgr-app-log".to_owned())
-            .spawn(move || {
-                // The hook has said it; the agent finds its pipe broken.
-                let _ = std::panic::catch_unwind(|| AppFile::new(target).serve(&File::from(pipe)));
-                threads.one_less();
-            });
-        if let Err(e) = started {
-            log::error!("cannot start a thread for the log of an app: {e}");
-            self.one_less();
+    fn start(&mut self, target: Target, pipe: OwnedFd) {
+        self.waiting.push((target, Arc::new(File::from(pipe))));
+        if !self.start_waiting() {
+            log::error!(
+                "cannot start a thread for the log of an app: too many tasks (TasksMax, ulimit -u)? Its lines wait \
+                 meanwhile"
+            );
         }
     }
 
-    fn count(&self) -> std::sync::MutexGuard<'_, usize> {
-        self.0 .0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn one_less(&self) {
-        *self.count() -= 1;
-        self.0 .1.notify_all();
+    /// Starts threads for those who wait for one. `false`: not all can be had now.
+    fn start_waiting(&mut self) -> bool {
+        while let Some((target, pipe)) = self.waiting.pop() {
+            let (living, own) = (
+                Arc::clone(&self.living),
+                (target.clone(), Arc::clone(&pipe)),
+            );
+            *living.count() += 1;
+            let started = std::thread::Builder::new()
+                .name("psgr-app-log".to_owned())
+                .spawn(move || {
+                    serve(&own.0, &own.1);
+                    living.one_less();
+                });
+            if started.is_err() {
+                self.living.one_less();
+                self.waiting.push((target, pipe));
+                return false;
+            }
+        }
+        true
     }
 
     fn wait(&self, deadline: Instant) {
-        let mut count = self.count();
+        let mut count = self.living.count();
         while *count > 0 {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 log::warn!("{count} logs of apps do not take their last lines");
                 return;
             }
-            let waited = self.0 .1.wait_timeout(count, left);
+            let waited = self.living.bell.wait_timeout(count, left);
             count = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
+    }
+}
+
+/// A thread's life: to the end of the pipe, also through a panic, which the hook has said.
+fn serve(target: &Target, pipe: &File) {
+    while std::panic::catch_unwind(|| AppFile::new(target.clone()).serve(pipe)).is_err() {
+        std::thread::sleep(CHECK_PERIOD);
+    }
+}
+
+impl Living {
+    fn count(&self) -> std::sync::MutexGuard<'_, usize> {
+        self.count.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn one_less(&self) {
+        *self.count() -= 1;
+        self.bell.notify_all();
     }
 }
 
