@@ -17,16 +17,18 @@ use crate::sys::{process, tree};
 
 /// How long processes may take to vanish after `SIGKILL` (a process in the kernel's hands cannot).
 const KILL_LIMIT: Duration = Duration::from_secs(10);
+/// How long it is waited for nobody but such as are in the kernel's hands: a log, say, on a dead network file system.
+const STUCK_LIMIT: Duration = Duration::from_secs(2);
 
 /// Ends every descendant: first stops them all, so that none can fork faster than it is found, then kills
 /// process groups and processes until there is no child left. Blocks for milliseconds, [`KILL_LIMIT`] at
-/// most. Returns how many processes there were.
+/// most, [`STUCK_LIMIT`] for those that not even a signal reaches. Returns how many processes there were.
 pub fn end_descendants() -> usize {
     let Ok(own) = i32::try_from(std::process::id()) else {
         return 0;
     };
     let mut seen = BTreeSet::new();
-    let deadline = Instant::now() + KILL_LIMIT;
+    let mut patience = Patience::new(Instant::now());
     stop_all(own, &mut seen);
     loop {
         reap_all();
@@ -41,18 +43,50 @@ pub fn end_descendants() -> usize {
             kill(pidfd);
         }
         wait_for_one(victims.iter().map(|(_, pidfd)| pidfd.as_fd()));
-        if Instant::now() > deadline {
-            for (entry, _) in &victims {
-                log::error!(
-                    "process {} ({}) does not die of SIGKILL",
-                    entry.pid,
-                    entry.name
-                );
-            }
+        if patience.is_over(Instant::now(), victims.iter().map(|(entry, _)| entry.state)) {
+            tell_of_the_undying(own);
             break;
         }
     }
     seen.len()
+}
+
+/// How long to wait for the killed.
+struct Patience {
+    deadline: Instant,
+    /// Since when everybody left is in the kernel's hands.
+    stuck_since: Option<Instant>,
+}
+
+impl Patience {
+    fn new(now: Instant) -> Self {
+        Self {
+            deadline: now + KILL_LIMIT,
+            stuck_since: None,
+        }
+    }
+
+    /// `states` are those of the living who are left. There may be none: who has a thread that cannot end is a zombie
+    /// by his own state, and nobody can reap him.
+    fn is_over(&mut self, now: Instant, mut states: impl Iterator<Item = char>) -> bool {
+        if states.all(|state| state == 'D') {
+            let since = *self.stuck_since.get_or_insert(now);
+            return now >= (since + STUCK_LIMIT).min(self.deadline);
+        }
+        self.stuck_since = None;
+        now >= self.deadline
+    }
+}
+
+fn tell_of_the_undying(own: i32) {
+    for entry in tree::descendants(own).unwrap_or_default() {
+        log::error!(
+            "process {} ({}) does not die of SIGKILL: the kernel has it wait, as a rule for a file system that does \
+             not answer; it ends when that does",
+            entry.pid,
+            entry.name
+        );
+    }
 }
 
 /// Ends processes of the store that are no descendants (any more), because both who could be their parent
@@ -172,5 +206,31 @@ pub fn remove_directory(instance: &Path) {
             );
         }
         _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MOMENT: Duration = Duration::from_millis(100);
+
+    #[test]
+    fn those_whom_no_signal_reaches_are_given_up_soon_and_the_others_late() {
+        let start = Instant::now();
+        let mut patience = Patience::new(start);
+        assert!(!patience.is_over(start, "D".chars()));
+        // A zombie whose thread hangs is not among the living.
+        assert!(!patience.is_over(start + MOMENT, "".chars()));
+        assert!(patience.is_over(start + STUCK_LIMIT, "DD".chars()));
+        let mut patience = Patience::new(start);
+        assert!(!patience.is_over(start, "D".chars()));
+        assert!(!patience.is_over(start + STUCK_LIMIT, "DR".chars()));
+        // It got on meanwhile.
+        assert!(!patience.is_over(start + STUCK_LIMIT + MOMENT, "D".chars()));
+        assert!(patience.is_over(start + STUCK_LIMIT * 2 + MOMENT, "D".chars()));
+        let mut patience = Patience::new(start);
+        assert!(!patience.is_over(start + KILL_LIMIT - MOMENT, "R".chars()));
+        assert!(patience.is_over(start + KILL_LIMIT, "R".chars()));
     }
 }
