@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use super::Failure;
 use crate::instance::{self, Properties};
@@ -26,6 +27,8 @@ pub(super) struct Found {
     pub(super) watchdog_pid: i32,
     /// Its agent, which may be dead.
     pub(super) agent_pid: Option<i32>,
+    /// When its lock was made.
+    made: Option<SystemTime>,
 }
 
 impl Found {
@@ -91,6 +94,9 @@ fn look(path: &Path) -> Option<Found> {
         properties: properties.and_then(|text| serde_json::from_slice(&text).ok()),
         watchdog_pid,
         agent_pid,
+        made: fs::symlink_metadata(path.join("lock"))
+            .and_then(|lock| lock.modified())
+            .ok(),
     })
 }
 
@@ -146,17 +152,17 @@ fn pick(mut found: Vec<Found>, prefix: Option<&str>) -> Result<Found, Failure> {
 /// After an upgrade an instance goes on for its last requests beside the one that took over: of those of one httpd
 /// the newest is meant.
 fn leave_out_replaced(found: &mut Vec<Found>) {
-    let ages: Vec<(i32, u64)> = found
-        .iter()
-        .filter_map(|f| f.properties.as_ref())
-        .map(|p| (p.parent_pid, p.created_at))
-        .collect();
+    // Two may have begun in the same second.
+    let age = |f: &Found| {
+        let own = f.properties.as_ref()?;
+        Some((own.parent_pid, (own.created_at, f.made)))
+    };
+    let ages: Vec<_> = found.iter().filter_map(age).collect();
     found.retain(|instance| {
-        let own = instance.properties.as_ref();
-        own.is_none_or(|own| {
-            let is_newer =
-                |(parent, at): &(i32, u64)| *parent == own.parent_pid && *at > own.created_at;
-            !ages.iter().any(is_newer)
+        age(instance).is_none_or(|(own, begun)| {
+            !ages
+                .iter()
+                .any(|(parent, other)| *parent == own && *other > begun)
         })
     });
 }
@@ -194,6 +200,8 @@ pub(super) fn table(found: &[Found]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn found(name: &str) -> Found {
@@ -203,6 +211,7 @@ mod tests {
             properties: None,
             watchdog_pid: 7,
             agent_pid: None,
+            made: None,
         }
     }
 
@@ -250,6 +259,12 @@ mod tests {
         let two = || vec![of("new", 1, 200), of("old", 1, 100)];
         assert_eq!(pick(two(), None).unwrap().name, "new");
         assert_eq!(pick(two(), Some("o")).unwrap().name, "old");
+        let same_second = |millis| Found {
+            made: Some(SystemTime::UNIX_EPOCH + Duration::from_millis(millis)),
+            ..of(&format!("at{millis}"), 1, 100)
+        };
+        let both = vec![same_second(100_001), same_second(100_900)];
+        assert_eq!(pick(both, None).unwrap().name, "at100900");
         let others = vec![of("new", 1, 200), of("other", 2, 100)];
         assert!(pick(others, None).is_err(), "another httpd's");
     }
