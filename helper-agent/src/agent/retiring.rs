@@ -175,7 +175,10 @@ impl Agent {
                 seconds.map_or_else(|| "it may".to_owned(), |seconds| format!("{seconds} s")),
                 process.pid()
             );
-            if !self.is_inspected_first(id) {
+            if self.is_inspected_first(id) {
+                // No request comes to it any more, only to die with it.
+                self.tell(Event::LeaveAsked { process: id });
+            } else {
                 self.with_body(id, Body::kill_group);
             }
         }
