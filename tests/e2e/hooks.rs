@@ -242,7 +242,9 @@ fn a_process_lives_until_the_hook_has_looked_at_its_long_request() {
         "look",
         "cat /proc/$PASSENGER_PROCESS_PID/stat >$D/seen\nwhile [ ! -e $D/go ]; do sleep 0.1; done",
     );
-    let site = one_process(Language::Python).with("PassengerMaxRequestTime 1");
+    let site = Site::probe(Language::Python)
+        .with("PassengerMinInstances 1")
+        .with("PassengerMaxRequestTime 1");
     let server = Setup::of(site)
         .with(&format!(
             "PassengerCtl hook_max_request_time_reached {look}"
@@ -258,11 +260,36 @@ fn a_process_lives_until_the_hook_has_looked_at_its_long_request() {
     until("what it saw", PATIENCE, || {
         scripts.read("seen").starts_with(&beginning)
     });
+    // Meanwhile nobody else comes to it.
+    let another = server.get("python", "/pid").ok();
+    assert_ne!(another.trim(), pid.to_string());
+    assert!(processes::is_alive(pid));
     fs::write(scripts.0.join("go"), "").expect("let it end");
     until("the process to be killed", PATIENCE, || {
         !processes::is_alive(pid)
     });
     server.log().expect("(PassengerMaxRequestTime)");
+}
+
+#[test]
+fn a_hook_that_hangs_saves_no_process_whose_request_takes_too_long() {
+    let scripts = Scripts::new();
+    let hang = scripts.script("hang", "touch $D/begun; exec sleep 1000");
+    let site = one_process(Language::Python).with("PassengerMaxRequestTime 1");
+    let server = Setup::of(site)
+        .with(&format!(
+            "PassengerCtl hook_max_request_time_reached {hang}"
+        ))
+        .start();
+    let pid = server.await_processes("python", 1)[0];
+    let mut client = server.client("python");
+    client
+        .send(&Request::get("/hold?one"))
+        .expect("send the request");
+    until("the hook", PATIENCE, || scripts.has("begun"));
+    until("the process to be killed", 2 * PATIENCE, || {
+        !processes::is_alive(pid)
+    });
 }
 
 #[test]
@@ -336,7 +363,10 @@ fn a_program_that_others_can_change_meanwhile_is_not_run() {
 #[test]
 fn programs_run_in_order_until_one_fails_and_what_they_print_is_logged() {
     let scripts = Scripts::new();
-    let first = scripts.script("first", "echo one; printf 'two\\033[2J' >&2");
+    let first = scripts.script(
+        "first",
+        "echo one; echo $(ls /proc/self/fd); printf 'two\\033[2J' >&2",
+    );
     let fails = scripts.script("fails", "read line && exit 9; exit 3");
     let third = scripts.script("third", "touch $D/third.ran");
     let written = format!("{first} ; {fails};{third}");
@@ -350,6 +380,9 @@ fn programs_run_in_order_until_one_fails_and_what_they_print_is_logged() {
     ));
     let text = server.log().text();
     assert!(text.contains("hook spawn_failed output: one\n"), "{text}");
+    // Input, output, errors, and the directory that `ls` reads.
+    let open = "hook spawn_failed output: 0 1 2 3\n";
+    assert!(text.contains(open), "{text}");
     assert!(
         text.contains("hook spawn_failed output: two\\x1b[2J\n"),
         "{text}"
@@ -614,6 +647,39 @@ fn a_stop_hook_that_fails_or_hangs_delays_the_stop_and_no_more() {
         "{text}"
     );
     assert!(!processes::is_alive(pids(&scripts.read("pid"))[0]));
+    assert!(
+        server.survivors_after_a_moment().is_empty(),
+        "{}",
+        server.evidence()
+    );
+}
+
+#[test]
+fn who_takes_the_watchdogs_place_runs_the_hooks_of_the_stop() {
+    let scripts = Scripts::new();
+    let note = scripts.script("note", "echo $PASSENGER_HOOK_NAME >>$D/order");
+    let mut setup = Setup::of(one_process(Language::Python));
+    for hook in [
+        "before_watchdog_initialization",
+        "after_watchdog_initialization",
+        "before_watchdog_shutdown",
+        "after_watchdog_shutdown",
+    ] {
+        setup = setup.with(&format!("PassengerCtl hook_{hook} {note}"));
+    }
+    let mut server = setup.start();
+    server.await_processes("python", 1);
+    let begun = "before_watchdog_initialization\nafter_watchdog_initialization\n";
+    assert_eq!(scripts.read("order"), begun);
+    processes::signal(server.instance().watchdog(), Signal::SIGKILL);
+    server.log().expect("is the watchdog now");
+    server
+        .log()
+        .expect_times("goes on under this helper agent", 1);
+    assert_eq!(server.get("python", "/").status, 200);
+    server.stop_within(PATIENCE);
+    let all = begun.to_owned() + "before_watchdog_shutdown\nafter_watchdog_shutdown\n";
+    assert_eq!(scripts.read("order"), all, "{}", server.evidence());
     assert!(
         server.survivors_after_a_moment().is_empty(),
         "{}",
