@@ -3,9 +3,10 @@
 
 use crate::frameworks::is_installed;
 use crate::languages::{fixture, ASGI};
-use harness::{stage, App, Language, Request, Server, Setup, Site};
+use harness::{stage, until, App, Language, Request, Server, Setup, Site};
 use std::path::PathBuf;
 use std::process::{Command, Output};
+use std::time::Duration;
 
 /// A directory of what was fetched; without it the test has nothing to say, which it prints.
 fn fetched(path: &str) -> Option<PathBuf> {
@@ -246,4 +247,59 @@ fn the_lobsters_of_rack_run() {
     let allowed = Request::get("/").header("Authorization", "Basic YW55Ym9keTpzZWNyZXQ=");
     let page = server.request("locked", &allowed).ok();
     assert!(page.contains("Lobstericious!"), "{page}");
+}
+
+/// Tests of ws' servers and clients that mean another server than one behind httpd.
+const NOT_OF_WS: [&str; 14] = [
+    // Sockets of their own, or their ends.
+    "emits an error if http server bind fails",
+    "binds the server on any IPv6 address",
+    "emits the 'close' event after the server closes",
+    "if socket is closed prematurely",
+    "does not re-emit `net.Socket` errors",
+    // What httpd takes for an ordinary request, or for none.
+    "fails if the HTTP method is not GET",
+    "fails if the Upgrade header field value is not \"websocket\"",
+    "emits the 'wsClientError' event",
+    // The client alone, against servers that answer wrongly by hand.
+    "^WebSocket Connection establishing",
+    // The connection to httpd ends, and not the one to the server.
+    r"closes the connection if called while connecting \(3/3\)",
+    // A server that ends without a word: clients of ours get a close with status 1001.
+    "#terminate does nothing if `readyState` is `CLOSED`",
+    r"consumes all received data when connection is closed \(1/2\)",
+    // What has arrived by the time something is compressed in the same process.
+    "handles a close frame received while compressing data",
+    "#send calls the callback if the socket is closed prematurely",
+];
+
+/// The suite of the library's servers and clients, which are both in the app; more than half of its requests go through
+/// httpd, the others never leave the process.
+#[test]
+fn the_tests_of_ws_pass() {
+    let (Some(tree), Some(mocha)) = (fetched("ws"), fetched("express-4/node_modules/mocha")) else {
+        return;
+    };
+    let left_out = NOT_OF_WS.join("|").replace('"', ".").replace('\\', "\\\\");
+    let site = Site::new(
+        "localhost",
+        App::files().file("app.js", &fixture("ws-suite.js")),
+    );
+    let site = site
+        .with("PassengerMaxInstances 1")
+        .with(&format!("SetEnv WS_TREE \"{}\"", tree.display()))
+        .with(&format!("SetEnv MOCHA \"{}\"", mocha.display()))
+        .with(&format!("SetEnv LEFT_OUT \"{left_out}\""))
+        .with("SetEnv HTTPD_PORT \"{port}\"");
+    let server = Setup::of(site).start();
+    assert_eq!(server.get("localhost", "/").ok(), "ready");
+    let result = server.app_root("localhost").join("result.json");
+    until("the suite to end", Duration::from_secs(300), || {
+        result.exists()
+    });
+    let text = std::fs::read_to_string(result).expect("read the result");
+    let result: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!(result["failed"], serde_json::json!([]), "{text}");
+    assert!(result["passed"].as_u64() > Some(200), "{text}");
+    assert!(result["through"].as_u64() > Some(120), "{text}");
 }

@@ -8,6 +8,8 @@ function nameThePeer(socket) {
     remoteAddress: { value: '127.0.0.1', configurable: true },
     remotePort: { value: 0, configurable: true },
     remoteFamily: { value: 'IPv4', configurable: true },
+    // Node refuses to reset what is no TCP connection.
+    resetAndDestroy: { value: socket.destroy, configurable: true, writable: true },
   });
 }
 
