@@ -8,8 +8,7 @@ use crate::error::Error;
 use crate::ids::GroupRef;
 use crate::params::{Capacities, GroupParams, Load, ProcessSnapshot, Waited};
 use crate::protocol::cell::CellState;
-use crate::protocol::seat::{self, SeatState};
-use crate::protocol::{counter, wait};
+use crate::protocol::wait;
 use crate::routes::Routes;
 use crate::sync::Ordering;
 use crate::traffic::{MappedTraffic, Trust};
@@ -130,29 +129,6 @@ impl InspectView {
 
     fn load(&self, process: &ProcessSnapshot) -> Option<Load> {
         let traffic = self.traffic.as_ref()?;
-        let index = process.process.slot() as usize;
-        let mut load = Load::default();
-        for seat in traffic.all_seats(index) {
-            let word = seat::look(seat);
-            load.takes += u64::from(word.take_number());
-            match word.state() {
-                SeatState::Free => {}
-                SeatState::Granted => load.granted += 1,
-                SeatState::Held | SeatState::Unknown => load.held += 1,
-                SeatState::Orphan => load.orphans += 1,
-            }
-        }
-        if process.concurrency == 0 {
-            for counter in traffic.counters_of_process(index) {
-                let count = counter::count(counter, process.process.generation());
-                load.held = load.held.saturating_add(count);
-            }
-            load.takes += traffic.total(index).map_or(0, counter::takes);
-        }
-        for counter in traffic.streams_of_process(index) {
-            let count = counter::count(counter, process.process.generation());
-            load.streams = load.streams.saturating_add(count);
-        }
-        Some(load)
+        Some(traffic.load(process.process, process.concurrency == 0))
     }
 }

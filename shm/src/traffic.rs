@@ -5,12 +5,14 @@
 use std::os::fd::BorrowedFd;
 
 use crate::error::Error;
-use crate::ids::ClientId;
+use crate::ids::{ClientId, ProcessRef};
 use crate::layout::{Total, TrafficHeader, TrafficLayout, Waits, TRAFFIC_MAGIC};
-use crate::params::Capacities;
+use crate::params::{Capacities, Load};
 use crate::protocol::cell::Cell;
+use crate::protocol::counter;
 use crate::protocol::queue::Queue;
 use crate::protocol::ring::Ring;
+use crate::protocol::seat::{self, SeatState};
 use crate::raw::{Mapping, One, Section};
 use crate::segment::{check_stamp, open_traffic};
 use crate::sync::AtomicU64;
@@ -199,6 +201,35 @@ impl Traffic {
     pub(crate) fn streams_of_client(&self, client: ClientId) -> impl Iterator<Item = &AtomicU64> {
         let client = usize::from(client.slot());
         (0..self.processes).filter_map(move |process| self.stream(client, process))
+    }
+
+    /// How busy a process is, counted from its words. `is_unlimited`: it counts requests instead of having seats.
+    pub(crate) fn load(&self, name: ProcessRef, is_unlimited: bool) -> Load {
+        let index = name.slot() as usize;
+        let counted = |counts: &mut dyn Iterator<Item = &AtomicU64>| {
+            counts.fold(0, |sum: u32, word| {
+                sum.saturating_add(counter::count(word, name.generation()))
+            })
+        };
+        let mut load = Load::default();
+        for seat in self.all_seats(index) {
+            let word = seat::look(seat);
+            load.takes += u64::from(word.take_number());
+            match word.state() {
+                SeatState::Free => {}
+                SeatState::Granted => load.granted += 1,
+                SeatState::Held | SeatState::Unknown => load.held += 1,
+                SeatState::Orphan => load.orphans += 1,
+            }
+        }
+        if is_unlimited {
+            let held = counted(&mut self.counters_of_process(index));
+            load.held = load.held.saturating_add(held);
+            load.takes += self.total(index).map_or(0, counter::takes);
+        }
+        // After the seats: a seat that turns into a stream is seen as one of both (`Seat::into_stream`).
+        load.streams = counted(&mut self.streams_of_process(index));
+        load
     }
 
     fn clients(&self) -> usize {

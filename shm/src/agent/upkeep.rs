@@ -8,7 +8,7 @@ use crate::ids::{GroupRef, ProcessRef};
 use crate::params::{Hint, InExchange, Load, Queue, Waited};
 use crate::protocol::cell::{CellState, Granted};
 use crate::protocol::seat::{self, SeatState, SeatWord};
-use crate::protocol::{counter, limit, wait};
+use crate::protocol::{limit, wait};
 use crate::sync::dekker;
 
 use super::AgentView;
@@ -28,36 +28,9 @@ impl AgentView {
         let Some((_, word)) = self.tables.routes.process(name) else {
             return Load::default();
         };
-        let index = name.slot() as usize;
-        let traffic = &self.tables.traffic;
         // PAIR(retire): every take that did not see what we last stored in the process word is seen.
         dekker();
-        let mut load = Load::default();
-        for seat in traffic.all_seats(index) {
-            let word = seat::look(seat);
-            load.takes += u64::from(word.take_number());
-            match word.state() {
-                SeatState::Free => {}
-                SeatState::Granted => load.granted += 1,
-                SeatState::Held | SeatState::Unknown => load.held += 1,
-                SeatState::Orphan => load.orphans += 1,
-            }
-        }
-        if word.is_unlimited() {
-            for counter in traffic.counters_of_process(index) {
-                load.held = load
-                    .held
-                    .saturating_add(counter::count(counter, word.generation()));
-            }
-            load.takes += traffic.total(index).map_or(0, counter::takes);
-        }
-        // After the seats: a seat that turns into a stream is seen as one of both (`Seat::into_stream`).
-        for counter in traffic.streams_of_process(index) {
-            load.streams = load
-                .streams
-                .saturating_add(counter::count(counter, word.generation()));
-        }
-        load
+        self.tables.traffic.load(name, word.is_unlimited())
     }
 
     /// The orphans of a process.

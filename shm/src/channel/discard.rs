@@ -58,9 +58,12 @@ pub fn discard(fds: Vec<OwnedFd>) {
         .stack_size(STACK_BYTES)
         .spawn(close_what_waits);
     if let Err(e) = started {
-        log::error!("cannot start a thread to close descriptors: {e}");
-        // There is no other way.
-        close_what_waits();
+        // They wait for the next call: who lacks threads must not be made to hang as well.
+        closing().threads -= 1;
+        log::error!(
+            "cannot start a thread to close descriptors, which stay open for now: {e}; too many tasks (TasksMax, \
+             ulimit -u)?"
+        );
     }
 }
 

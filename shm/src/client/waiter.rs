@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use crate::clock::{self, Ticks};
 use crate::ids::GroupRef;
+use crate::protocol::cell::{CellState, Granted};
 use crate::protocol::desk::{aged, Desk};
 use crate::protocol::process::{self, still};
-use crate::protocol::cell::{CellState, Granted};
 use crate::protocol::queue::{Left, Place, Queue};
 use crate::protocol::wait;
 use crate::sync::{dekker, Ordering};
