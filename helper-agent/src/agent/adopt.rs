@@ -192,7 +192,7 @@ impl Agent {
             body: Some(body),
             // If its former agent has not noted it, what it had is not known, and it begins anew.
             takes_before: note
-                .filter(|note| note.counts)
+                .filter(|note| note.counts || snapshot.is_some_and(serves))
                 .map_or(takes, |note| note.takes_before),
             takes_seen: takes,
             last_used: note.map_or(0, |note| note.last_used),

@@ -107,7 +107,8 @@ impl Agent {
         process.takes_seen = process.takes_before;
         self.view.publish(reference, &params);
         process.spawn_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
-        self.board.touch();
+        // Which of the slot's requests are this process's a successor could not find out.
+        self.board.touch_now();
         if let Some(group) = self.groups.get_mut(group_id) {
             group.failure = None;
             group.former_failure = None;
