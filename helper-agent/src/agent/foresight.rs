@@ -6,7 +6,7 @@ use std::sync::Arc;
 use passenger_shm::messages::Registration;
 
 use super::core::Agent;
-use super::tasks::Happening;
+use super::tasks::{Happening, Happenings};
 use crate::config::{Application, Configuration, Identity};
 use crate::prestart;
 
@@ -14,23 +14,16 @@ impl Agent {
     /// Looks for apps that are to run from the start. A helper thread does: it looks at files.
     pub(super) fn foresee(&self) {
         let configuration = Arc::clone(&self.configuration);
-        let out = self.happenings.clone();
+        let (out, helpers) = (self.happenings.clone(), self.helpers.clone());
         let begun = self.helpers.run(move || {
             for registration in configuration.foreseen() {
-                match Application::find(&configuration, &registration) {
-                    Ok(app) => {
-                        let foreseen = Happening::Foreseen {
-                            registration,
-                            configuration: Arc::clone(&configuration),
-                            app: Box::new(app),
-                        };
-                        let _ = out.blocking_send(foreseen);
-                    }
-                    // What was written for all hosts also holds for hosts without an app.
-                    Err(e) => log::debug!(
-                        "nothing is started in advance under {:?}: {e}",
-                        registration.document_root
-                    ),
+                let (configuration, out) = (Arc::clone(&configuration), out.clone());
+                // Each by itself: a directory that does not answer keeps no other app from being found.
+                let begun = helpers.run(move || find(configuration, registration, &out));
+                if let Err(e) = begun {
+                    log::warn!(
+                        "an app is not started in advance, there is no thread to look for it: {e}"
+                    );
                 }
             }
         });
@@ -65,5 +58,23 @@ impl Agent {
     pub(super) fn request_prestart_urls(&self) {
         let global = &self.configuration.global;
         prestart::begin(&global.pre_start, &global.default_user);
+    }
+}
+
+fn find(configuration: Arc<Configuration>, registration: Registration, out: &Happenings) {
+    match Application::find(&configuration, &registration) {
+        Ok(app) => {
+            let foreseen = Happening::Foreseen {
+                registration,
+                configuration,
+                app: Box::new(app),
+            };
+            let _ = out.blocking_send(foreseen);
+        }
+        // What was written for all hosts also holds for hosts without an app.
+        Err(e) => log::debug!(
+            "nothing is started in advance under {:?}: {e}",
+            registration.document_root
+        ),
     }
 }
