@@ -1,8 +1,19 @@
 # frozen_string_literal: true
 
-# `rack.input` of long bodies: nothing is read before the application asks for it.
+# `rack.input` where it is not a plain StringIO: of requests without a body, and of long bodies, of which nothing is read
+# before the application asks for it.
 
 module PassengerLoader
+  # That of all requests without a body: nothing an application does to it changes it.
+  def self.empty_input
+    @empty_input ||= Class.new(StringIO) do
+      %i[close close_read close_write].each { |name| define_method(name) { nil } }
+      %i[set_encoding binmode reopen].each { |name| define_method(name) { |*, **| self } }
+      %i[seek pos= lineno=].each { |name| define_method(name) { |*| 0 } }
+      %i[ungetc ungetbyte].each { |name| define_method(name) { |_| nil } }
+    end.new(String.new.freeze)
+  end
+
   # A body that is too large for memory, or of unknown length: read from the connection as the application
   # asks for it. Forward only, as Rack 3 allows.
   class StreamInput

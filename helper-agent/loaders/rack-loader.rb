@@ -106,15 +106,15 @@ module PassengerLoader
     end
 
     def serve(connection)
-      case connection.receive
-      when true then execute(connection)
-      when false then drop(connection)
-      end
+      received = connection.receive
+      return if received == :wait
+
+      received ? execute(connection) : drop(connection)
     end
 
     def execute(connection)
       connection.last_used = @turn
-      return hand_to_thread(connection) if threaded?
+      return hand_to_thread(connection) if @pool
 
       drop(connection) unless connection.answer(@app)
     end

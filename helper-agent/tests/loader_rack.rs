@@ -252,3 +252,91 @@ fn heads_mean_the_same_in_any_order_and_the_last_word_counts() {
         assert_eq!(env["PATH_INFO"], "/a");
     }
 }
+
+#[test]
+fn what_is_remembered_of_a_connection_is_not_taken_for_another_site() {
+    let Some(process) = Launch::new(Language::Ruby, &Language::Ruby.app("echo")).start_ready()
+    else {
+        return;
+    };
+    let mut client = process.connect();
+    // More of them than a connection remembers, longer and shorter, and each again.
+    for turn in 0..60 {
+        let name = "x".repeat(if turn % 3 == 0 { 1 } else { turn / 2 * 7 });
+        let target = "/".repeat(1 + turn % 2 * 90);
+        let request = match turn % 4 {
+            3 => Request::post(&target, Body::Sized(b"a\0b=c".to_vec())),
+            _ => Request::get(&target),
+        };
+        let bytes = binary::with_head(&client.encode(&request), |pairs| {
+            for (_, value) in pairs.iter_mut().filter(|(key, _)| key == "SERVER_NAME") {
+                value.clone_from(&name);
+            }
+            if turn % 5 == 4 {
+                // Nothing tells such a head's end from the body.
+                pairs.truncate(11);
+            }
+        });
+        client.stream.write_all(&bytes).expect("send");
+        let json = client.receive("GET").expect("a response").json();
+        assert_eq!(json["env"]["SERVER_NAME"], name.as_str(), "{turn}: {json}");
+        assert_eq!(json["env"]["PATH_INFO"], target.as_str(), "{turn}");
+        assert_eq!(json["env"]["REMOTE_PORT"], "4711", "{turn}: {json}");
+        assert_eq!(json["env"]["SERVER_PORT"], "80", "{turn}");
+    }
+}
+
+#[test]
+fn the_empty_input_is_the_same_whatever_was_done_to_the_last_one() {
+    let app = Scratch::app(&[(
+        "config.ru",
+        "run ->(env) do\n\
+         \x20 input = env['rack.input']\n\
+         \x20 seen = [input.read, input.read(1), input.gets, input.pos, input.external_encoding, input.closed?, input.eof?]\n\
+         \x20 input.set_encoding('UTF-8'); input.seek(7); input.rewind; input.ungetc('x'); input.close\n\
+         \x20 [200, {}, [seen.inspect]]\n\
+         end\n",
+    )]);
+    let Some(process) = Launch::new(Language::Ruby, app.path()).start_ready() else {
+        return;
+    };
+    let mut client = process.connect();
+    for _ in 0..3 {
+        assert_eq!(
+            client.call(&Request::get("/")).text(),
+            "[\"\", nil, nil, 0, #<Encoding:ASCII-8BIT>, false, true]"
+        );
+    }
+}
+
+#[test]
+fn callbacks_of_one_request_are_not_those_of_the_next() {
+    let app = Scratch::app(&[(
+        "config.ru",
+        "run ->(env) do\n\
+         \x20 if env['PATH_INFO'] == '/once'\n\
+         \x20   env['rack.after_reply'] << -> { $ran = $ran.to_i + 1 }\n\
+         \x20   env['rack.response_finished'] << ->(*) { $ran = $ran.to_i + 10 }\n\
+         \x20 end\n\
+         \x20 [200, {}, [$ran.inspect]]\n\
+         end\n",
+    )]);
+    let Some(process) = Launch::new(Language::Ruby, app.path()).start_ready() else {
+        return;
+    };
+    let mut client = process.connect();
+    for (target, expected) in [
+        ("/", "nil"),
+        ("/once", "nil"),
+        ("/", "11"),
+        ("/", "11"),
+        ("/once", "11"),
+        ("/", "22"),
+    ] {
+        assert_eq!(
+            client.call(&Request::get(target)).text(),
+            expected,
+            "{target}"
+        );
+    }
+}
