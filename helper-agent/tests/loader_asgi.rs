@@ -235,6 +235,9 @@ fn work_after_the_response_holds_up_nobody() {
 fn bodies_keep_what_their_length_promises() {
     let Some(process) = asgi() else { return };
     assert_eq!(get(&process, "/counted").text(), "abc");
+    // The announced length is the file's, which httpd sends.
+    let sendfile = get(&process, "/sendfile");
+    assert_eq!((sendfile.status, sendfile.body.len()), (200, 0));
     for (path, complaint) in [
         ("/short", "shorter than its Content-Length"),
         ("/half", "before its response was complete"),
@@ -384,6 +387,22 @@ fn expect_nothing_told(process: &AppProcess) {
     for number in [first, client.number()] {
         let response = binary::receive(&mut client.stream, number).expect("a response");
         assert_eq!(response.text(), "nothing");
+    }
+}
+
+/// Its first step is done when the request is read, without the loop's queue.
+#[test]
+fn a_request_is_a_task_like_any_other() {
+    for mode in ["", "policy"] {
+        let Some(process) = asgi_loop(mode) else {
+            return;
+        };
+        let mut client = process.connect();
+        for _ in 0..3 {
+            let said = client.call(&Request::get("/task")).text();
+            assert_eq!(said, "y".repeat(12), "{mode:?}: {}", process.log());
+            assert_eq!(client.call(&Request::get("/tell")).text(), "nothing");
+        }
     }
 }
 

@@ -11,17 +11,18 @@ has arrived (`busy?`), and close a connection without losing one.
 import asyncio
 import socket
 
-from .asgi_exchange import HEADER, Exchange, PeerGone
-from .asgi_scope import scope_of
+from .asgi_exchange import HEADER, OUTPUT_AHEAD, Exchange, PeerGone
+from .asgi_scope import Scopes
 
 REQUEST_TAG = 0x50535201
 HEADER_BYTES = HEADER.size
+UNPACK_FROM = HEADER.unpack_from
 
-READ_BYTES = 65536
+# Of a request, which seldom has more, and of a body.
+READ_BYTES = 16384
+BLOCK_BYTES = 65536
 # Reading pauses while the application has so much of a body before it.
 BODY_AHEAD = 1 << 18
-# `send` waits while so much of a response is not yet on its way.
-OUTPUT_AHEAD = 1 << 16
 
 
 class Connection:
@@ -37,8 +38,10 @@ class Connection:
         self.exchange = None
         self._server = server
         self._watcher = server.watcher
+        self._scopes = Scopes(server.lifespan_state)
         self._input = b""
-        self._output = bytearray()
+        # What the kernel has not taken yet.
+        self.output = bytearray()
         self._drained = None
         self._paused = False
         self._closed = False
@@ -51,7 +54,7 @@ class Connection:
         if self._closed:
             return False
         try:
-            data = self.socket.recv(READ_BYTES)
+            data = self.socket.recv(BLOCK_BYTES if self.exchange else READ_BYTES)
         except (BlockingIOError, InterruptedError):
             return False
         except OSError:
@@ -62,8 +65,13 @@ class Connection:
             else:
                 self.close()
             return False
-        self._input = self._input + data if self._input else data
-        self._advance()
+        if self._input:
+            data = self._input + data
+        if self.exchange is None:
+            self._begin(data)
+        else:
+            self._input = data
+            self._advance()
         return True
 
     def wind_up(self):
@@ -88,8 +96,8 @@ class Connection:
         """Sends, or keeps what the kernel does not take yet."""
         if self._closed:
             raise PeerGone("the client is gone")
-        if self._output:
-            self._output += data
+        if self.output:
+            self.output += data
             return
         try:
             sent = self.socket.send(data)
@@ -99,12 +107,12 @@ class Connection:
             self.close()
             raise PeerGone("the client is gone") from error
         if sent < len(data):
-            self._output += memoryview(data)[sent:]
+            self.output += memoryview(data)[sent:]
             self._watcher.add_writer(self.fileno, self._flush)
 
     def is_backed_up(self):
         """Whether the peer has not taken enough of what it was sent."""
-        return len(self._output) > OUTPUT_AHEAD
+        return len(self.output) > OUTPUT_AHEAD
 
     async def drained(self):
         """Waits until the peer has taken enough of the response. Not worth a call before `is_backed_up`."""
@@ -130,11 +138,12 @@ class Connection:
             self._close_when_flushed()
         elif exchange.request_complete:
             self.exchange = None
-            self.resume()
+            if self._paused:
+                self.resume()
             if self._server.stopping:
                 self.wind_up()
             elif self._input:
-                self._advance()
+                self._begin(self._input)
         else:
             self.resume()  # to skip the rest of its body
 
@@ -151,13 +160,36 @@ class Connection:
             self._drained.set()
         self._server.forget_connection(self)
 
+    def _begin(self, data):
+        """Starts the exchange if its request's head is complete."""
+        available = len(data)
+        if available < HEADER_BYTES:
+            self._input = data
+            return
+        tag, head_bytes, number, body_bytes = UNPACK_FROM(data)
+        if tag != REQUEST_TAG:
+            self.close()
+            return
+        end = HEADER_BYTES + head_bytes
+        if available < end:
+            self._input = data
+            return
+        self._input = data[end:]
+        scope = self._scopes.scope_of(data[HEADER_BYTES:end])
+        kind = Exchange
+        if scope["type"] == "websocket":
+            # Imported on need: most applications never see one.
+            from .asgi_websocket import WebSocket as kind
+        exchange = self.exchange = kind(self, number, scope, body_bytes, self._server)
+        if available > end:
+            self._advance()
+        # It may have answered when this returns.
+        self._server.execute(exchange)
+
     def _advance(self):
-        if self.exchange is None and not self._begin():
-            return
+        """Gives the exchange what has been read."""
         exchange = self.exchange
-        if exchange is None:  # an eager task has answered already
-            return
-        if self._input and not exchange.request_complete:
+        if not exchange.request_complete:
             self._input = exchange.feed(self._input)
         # Nothing is asked of a worker that sends its next request too early, but to wait.
         is_ahead = exchange.body_ahead() > BODY_AHEAD or (self._input and exchange.request_complete)
@@ -167,46 +199,23 @@ class Connection:
         if exchange.request_complete and exchange.response_complete:
             self.finish(exchange)
 
-    def _begin(self):
-        """Starts the exchange if a request's head is complete. True: there is more to do with what was read."""
-        data = self._input
-        available = len(data)
-        if available < HEADER_BYTES:
-            return False
-        tag, head_bytes, number, body_bytes = HEADER.unpack_from(data)
-        if tag != REQUEST_TAG:
-            self.close()
-            return False
-        end = HEADER_BYTES + head_bytes
-        if available < end:
-            return False
-        self._input = data[end:]
-        scope = scope_of(data[HEADER_BYTES:end], self._server.lifespan_state)
-        kind = Exchange
-        if scope["type"] == "websocket":
-            # Imported on need: most applications never see one.
-            from .asgi_websocket import WebSocket as kind
-        self.exchange = kind(self, number, scope, body_bytes, self._server)
-        self._server.execute(self.exchange)
-        return body_bytes or available > end
-
     def _flush(self):
         try:
-            sent = self.socket.send(self._output)
+            sent = self.socket.send(self.output)
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
             self.close()
             return
-        del self._output[:sent]
-        if not self._output:
+        del self.output[:sent]
+        if not self.output:
             self._watcher.remove_writer(self.fileno)
             exchange = self.exchange
             if self.last and (exchange is None or exchange.response_complete):
                 self.close()
-        if self._drained and len(self._output) <= OUTPUT_AHEAD:
+        if self._drained and len(self.output) <= OUTPUT_AHEAD:
             self._drained.set()
 
     def _close_when_flushed(self):
-        if not self._output:
+        if not self.output:
             self.close()

@@ -13,16 +13,22 @@ RAW = 2
 INTERIM = 4
 FRAMES = 0xFFFF_FFFF_FFFF_FFFF
 HEADER = struct.Struct(">IIQQ")
+PACK = HEADER.pack
 FRAME = struct.Struct(">I")
 END_OF_FRAMES = FRAME.pack(0)
 
 WORK_HEADERS = tuple(name.encode() for name in HEADERS)
-WORK_LENGTHS = tuple(map(len, WORK_HEADERS))
+# Headers that mean something to us have names of these lengths.
+NOTABLE_LENGTHS = frozenset(map(len, (b"content-length", b"x-sendfile") + WORK_HEADERS))
+# It would pass for another field.
+NUL_IN_HEAD = "a response header contains a NUL byte"
 # The usual ones, ready to be sent.
 STATUSES = {status: b"%d" % status for status in (200, 201, 204, 301, 302, 303, 304, 400, 401, 403, 404, 500)}
 
 # What the application left unread of a body is skipped up to here; above, the connection is closed.
 BODY_SKIPPED = 16 << 20
+# `send` waits while so much of a response is not yet on its way.
+OUTPUT_AHEAD = 1 << 16
 
 
 class PeerGone(OSError):
@@ -45,7 +51,8 @@ class Exchange:
         self._framed = body_bytes == FRAMES
         # Bytes still to come: of the body, or of the current frame.
         self._left = 0 if self._framed else body_bytes
-        self._body = bytearray()
+        # What of the body is read and not yet the application's: one piece, or a bytearray of several.
+        self._body = b""
         self._end_told = False
         self._gone = False
         self._news = None
@@ -61,8 +68,7 @@ class Exchange:
     async def receive(self):
         while True:
             if self._body or (self.request_complete and not self._end_told):
-                body = bytes(self._body)
-                self._body.clear()
+                body, self._body = bytes(self._body), b""
                 self._end_told = self.request_complete
                 self.connection.resume()
                 return {"type": "http.request", "body": body, "more_body": not self.request_complete}
@@ -77,7 +83,7 @@ class Exchange:
         if kind == "http.response.body":
             self._send_body(event.get("body", b""), event.get("more_body", False))
             connection = self.connection
-            if connection.is_backed_up():
+            if len(connection.output) > OUTPUT_AHEAD:
                 await connection.drained()
         elif kind == "http.response.start":
             if self._head is not None:
@@ -102,7 +108,7 @@ class Exchange:
                 if not piece:
                     break
                 if not self.response_complete:  # else nobody will ask
-                    self._body += piece
+                    self._keep(piece)
                 at += len(piece)
                 self._left -= len(piece)
                 self.request_complete = not self._left and not self._framed
@@ -114,6 +120,14 @@ class Exchange:
                 self.request_complete = not self._left
         self._wake()
         return data[at:]
+
+    def _keep(self, piece):
+        if not self._body:
+            self._body = piece
+        elif type(self._body) is bytes:
+            self._body = bytearray(self._body) + piece
+        else:
+            self._body += piece
 
     def body_ahead(self):
         return len(self._body)
@@ -151,24 +165,25 @@ class Exchange:
         if status in (204, 304):
             self._bodyless = True
         self._response_left = None
-        pieces, is_order = [STATUSES.get(status) or b"%d" % status], False
+        pieces, is_file = [STATUSES.get(status) or b"%d" % status], False
         for name, value in headers:
+            if len(name) in NOTABLE_LENGTHS:
+                lower = name.lower()
+                if lower == b"content-length":
+                    self._response_left = int(value)
+                elif lower == b"x-sendfile":
+                    is_file = True
+                elif lower in WORK_HEADERS:
+                    # For us and not for the client.
+                    self._server.out_of_band.request()
+                    continue
             pieces += (name, value)
-            length = len(name)
-            if length == 14 and name.lower() == b"content-length":
-                self._response_left = int(value)
-            elif length in WORK_LENGTHS and name.lower() in WORK_HEADERS:
-                is_order = True
-        self._head = join(self._orders_taken(pieces) if is_order else pieces)
-
-    def _orders_taken(self, pieces):
-        """What asks for out-of-band work is for us and not for the client."""
-        self._server.out_of_band.request()
-        kept = pieces[:1]
-        for at in range(1, len(pieces), 2):
-            if pieces[at].lower() not in WORK_HEADERS:
-                kept += pieces[at:at + 2]
-        return kept
+        if is_file:  # httpd sends it: what is announced is not our body's length
+            self._response_left = None
+        head = b"\0".join(pieces)
+        if head.count(b"\0") != len(pieces) - 1:
+            raise ValueError(NUL_IN_HEAD)
+        self._head = head
 
     def _send_body(self, body, more):
         if self._head is None:
@@ -182,9 +197,15 @@ class Exchange:
                 self._response_left = 0
             elif not more:
                 length = len(body)
-                if self._response_left != length:
+                if self._response_left is not None and self._response_left != length:
                     self._check_length(length, True)
-                connection.write(self._prefix(length) + body)
+                if self._server.stopping or not self.request_complete:
+                    prefix = self._prefix(length)
+                else:  # the same, for most responses
+                    self.response_begun, head = True, self._head
+                    tag = RESPONSE_TAG | LAST if connection.last else RESPONSE_TAG
+                    prefix = PACK(tag, len(head), self.number, length) + head
+                connection.write(prefix + body)
             elif self._response_left is not None:
                 self._check_length(len(body), False)
                 connection.write(self._prefix(self._response_left) + body)
@@ -202,8 +223,9 @@ class Exchange:
             connection.write(frame if more else frame + END_OF_FRAMES)
         if not more:
             self.response_complete = True
-            self._body.clear()
-            self._wake()
+            self._body = b""
+            if self._news:
+                self._news.set()
             connection.finish(self)
 
     def _check_length(self, length, is_end):
@@ -216,12 +238,11 @@ class Exchange:
     def _prefix(self, length):
         """The bytes before the body."""
         self.response_begun = True
-        unread = not self.request_complete and (self._framed or self._left > BODY_SKIPPED)
-        connection = self.connection
-        if self._server.stopping or unread:
+        connection, head = self.connection, self._head
+        if self._server.stopping or not self.request_complete and (self._framed or self._left > BODY_SKIPPED):
             connection.last = True
         tag = RESPONSE_TAG | LAST if connection.last else RESPONSE_TAG
-        return HEADER.pack(tag, len(self._head), self.number, length) + self._head
+        return PACK(tag, len(head), self.number, length) + head
 
     async def _wait(self):
         """For news of the connection."""
@@ -239,12 +260,7 @@ def encode_head(status, headers):
     pieces = [b"%d" % status]
     for name, value in headers:
         pieces += (name, value)
-    return join(pieces)
-
-
-def join(pieces):
     head = b"\0".join(pieces)
-    # A NUL inside a name or value would pass for another field.
     if head.count(b"\0") != len(pieces) - 1:
-        raise ValueError("a response header contains a NUL byte")
+        raise ValueError(NUL_IN_HEAD)
     return head

@@ -10,6 +10,7 @@ FIRST = {
 }
 NAMES_FIRST = list(FIRST)
 PIECES_FIRST = 2 * len(FIRST)
+NONE_OF_FIRST = FIRST.keys().isdisjoint
 
 # Header names as ASGI wants them, by their names in the protocol; empty for what is no header. Clients choose them, so
 # the number is bounded.
@@ -18,65 +19,104 @@ NAMES = {}
 # Text that is the same in many requests. `Host` may be part of it, so the number is bounded.
 MOST_TEXTS = 256
 TEXTS = {}
+# A client's connection often has more than one request.
+MOST_CLIENTS = 1024
+CLIENTS = {}
 VERSIONS = {b"HTTP/1.1": "1.1", b"HTTP/1.0": "1.0", b"HTTP/2.0": "2"}
 
 
-def scope_of(head, state):
-    """The connection scope of ASGI (HTTP and WebSocket, specification 2.4) for a request's head. Workers send
-    `Upgrade: websocket` for requests that may be granted it, and no other value."""
-    pieces = head.split(b"\0")
-    rest = iter(pieces[PIECES_FIRST:])
-    fields = dict(zip(rest, rest))
-    if pieces[0:PIECES_FIRST:2] == NAMES_FIRST and FIRST.keys().isdisjoint(fields):
-        values = pieces[1:PIECES_FIRST:2]
-    else:  # something is not there, or set by the administrator, whose word wins
-        values, fields = sorted_out(pieces)
-    method, root, path, query, uri, server, server_port, protocol, software, client, client_port = values
-    root = TEXTS.get(root) or text(root)
-    path = path.decode("utf-8", "replace") if b"%" not in path else unescaped(path)
-    raw_path = uri.partition(b"?")[0] if b"?" in uri else uri
-    version = VERSIONS.get(protocol) or protocol.decode("latin-1").partition("/")[2]
-    scheme = "http"
-    if b"HTTPS" in fields and fields.pop(b"HTTPS") not in (b"", b"off", b"0"):
-        scheme = "https"
-    headers = []
-    variables = {"SERVER_SOFTWARE": TEXTS.get(software) or text(software)}
-    for pair in fields.items():
-        name = NAMES.get(pair[0])
-        if name is None:
-            name = header_name(pair[0])
-        if name:
-            headers.append((name, pair[1]))
-        else:
-            variables[pair[0].decode("utf-8", "replace")] = pair[1].decode("utf-8", "replace")
-    extensions = {"passenger": {"variables": variables}}
-    scope = {
-        "type": "http",
-        "asgi": {"version": "3.0", "spec_version": "2.4"},
-        "http_version": version,
-        "method": TEXTS.get(method) or text(method),
-        "scheme": scheme,
-        "path": root + path if root else path,
-        "raw_path": raw_path,
-        "query_string": query,
-        "root_path": root,
-        "headers": headers,
-        "client": [client.decode("latin-1"), int(client_port or 0)],
-        "server": [TEXTS.get(server) or text(server), int(server_port or 0)],
-        "extensions": extensions,
-    }
-    if fields.get(b"HTTP_UPGRADE") == b"websocket":
-        del scope["method"]
-        scope["type"] = "websocket"
-        scope["scheme"] = "wss" if scheme == "https" else "ws"
-        scope["subprotocols"] = subprotocols(fields.get(b"HTTP_SEC_WEBSOCKET_PROTOCOL", b""))
-        extensions["websocket.http.response"] = {}
-    # Browsers heed a 103 over HTTP/2 alone, and some older clients take it for the response.
-    if version == "2":
-        extensions["http.response.early_hint"] = {}
-    if state is not None:
-        scope["state"] = state.copy()
-    return scope
+class Scopes:
+    """Makes the scopes of one connection's requests."""
+
+    __slots__ = ("_state", "_is_usual", "_server", "_address", "_software", "_template")
+
+    def __init__(self, state):
+        self._state = state
+        # Whether heads begin with FIRST: the first one shows it.
+        self._is_usual = None
+        # What the last head said of the server, and the scope without what is the request's own.
+        self._server = self._address = self._software = self._template = None
+
+
+    def scope_of(self, head):
+        """The connection scope of ASGI (HTTP and WebSocket, specification 2.4) for a request's head. Workers send
+        `Upgrade: websocket` for requests that may be granted it, and no other value."""
+        pieces = head.split(b"\0")
+        if self._is_usual is None:
+            self._is_usual = pieces[0:PIECES_FIRST:2] == NAMES_FIRST
+        rest = iter(pieces[PIECES_FIRST:])
+        fields = dict(zip(rest, rest))
+        if self._is_usual and NONE_OF_FIRST(fields):
+            values = pieces[1:PIECES_FIRST:2]
+        else:  # something is not there, or set by the administrator, whose word wins
+            values, fields = sorted_out(pieces)
+        if values[5:9] != self._server:
+            self._remember(values[5:9])
+        method, root, path, query, uri, _name, _port, _protocol, _software, client, client_port = values
+        scope = self._template.copy()
+        headers = []
+        variables = {"SERVER_SOFTWARE": self._software}
+        extensions = {"passenger": {"variables": variables}}
+        for name, value in fields.items():
+            lower = NAMES.get(name)
+            if lower is None:
+                lower = header_name(name)
+            if lower:
+                headers.append((lower, value))
+            elif name == b"HTTPS":
+                if value not in (b"", b"off", b"0"):
+                    scope["scheme"] = "https"
+            else:
+                variables[name.decode("utf-8", "replace")] = value.decode("utf-8", "replace")
+        path = unescaped(path) if b"%" in path else path.decode("utf-8", "replace")
+        if root:
+            scope["root_path"] = root = TEXTS.get(root) or text(root)
+            path = root + path
+        scope["asgi"] = {"version": "3.0", "spec_version": "2.4"}
+        if method != b"GET":
+            scope["method"] = TEXTS.get(method) or text(method)
+        scope["path"] = path
+        scope["raw_path"] = uri.partition(b"?")[0] if b"?" in uri else uri
+        scope["query_string"] = query
+        scope["headers"] = headers
+        known = CLIENTS.get((client, client_port))
+        scope["client"] = known.copy() if known else client_of(client, client_port)
+        scope["server"] = self._address.copy()
+        scope["extensions"] = extensions
+        if b"HTTP_UPGRADE" in fields and fields[b"HTTP_UPGRADE"] == b"websocket":
+            del scope["method"]
+            scope["type"] = "websocket"
+            scope["scheme"] = "wss" if scope["scheme"] == "https" else "ws"
+            scope["subprotocols"] = subprotocols(fields.get(b"HTTP_SEC_WEBSOCKET_PROTOCOL", b""))
+            extensions["websocket.http.response"] = {}
+        # Browsers heed a 103 over HTTP/2 alone, and some older clients take it for the response.
+        if scope["http_version"] == "2":
+            extensions["http.response.early_hint"] = {}
+        scope["state"] = self._state.copy()
+        return scope
+
+    def _remember(self, server):
+        """Prepares for more requests to the same server."""
+        self._server = server
+        name, port, protocol, software = server
+        self._software = TEXTS.get(software) or text(software)
+        self._address = [TEXTS.get(name) or text(name), int(port or 0)]
+        self._template = {
+            "type": "http",
+            "asgi": None,
+            "http_version": VERSIONS.get(protocol) or protocol.decode("latin-1").partition("/")[2],
+            "method": "GET",
+            "scheme": "http",
+            "path": "",
+            "raw_path": b"",
+            "query_string": b"",
+            "root_path": "",
+            "headers": None,
+            "client": None,
+            "server": None,
+            "extensions": None,
+            "state": None,
+        }
 
 
 def sorted_out(pieces):
@@ -108,6 +148,14 @@ def text(value):
     if len(TEXTS) < MOST_TEXTS:
         TEXTS[value] = decoded
     return decoded
+
+
+def client_of(address, port):
+    client = [address.decode("latin-1"), int(port or 0)]
+    if len(CLIENTS) >= MOST_CLIENTS:
+        CLIENTS.clear()
+    CLIENTS[address, port] = client.copy()
+    return client
 
 
 def unescaped(path):

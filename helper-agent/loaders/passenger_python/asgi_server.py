@@ -6,15 +6,13 @@ stand is for the administrator to say (PassengerForceMaxConcurrentRequestsPerPro
 """
 
 import asyncio
-import contextvars
 import errno
-import functools
 import socket
 import struct
 import sys
 import traceback
 
-from . import asgi_loop
+from . import asgi_loop, asgi_task
 from .asgi_connection import Connection
 from .asgi_exchange import PeerGone
 
@@ -83,12 +81,12 @@ class Lifespan:
 class Server:
     """All connections and requests of this process."""
 
-    def __init__(self, application, control, listener, settings, out_of_band):
+    def __init__(self, application, control, listener, settings, out_of_band, lifespan_state):
         self.loop = asyncio.get_running_loop()
         # Tells connections when they can be read or written.
         self.watcher = asgi_loop.watcher(self.loop)
         self.stopping = False
-        self.lifespan_state = None
+        self.lifespan_state = lifespan_state
         self.out_of_band = out_of_band
         self._application = application
         self._control = control
@@ -98,13 +96,7 @@ class Server:
         self._connections = set()
         # Each exchange whose application has not returned, and its task (None while that is being made).
         self._executing = {}
-        self._new_task = self.loop.create_task
-        if sys.version_info >= (3, 8):
-            # Or each would get a name with a number in it, for a fortieth of what a request costs.
-            self._new_task = functools.partial(self.loop.create_task, name="request")
-        # Where each request begins. A connection may be read while the application of its last request is still at work,
-        # or by a handle that was made then: what that one has put into its context is not for the next.
-        self._context = contextvars.copy_context()
+        self._start_task = asgi_task.starter(self.loop)
         self._turn = 0
         self._ended = asyncio.Event()
         # The loop itself keeps no reference that would keep a task alive.
@@ -119,11 +111,12 @@ class Server:
         """Runs the application on a request whose head has been read."""
         self._turn += 1
         exchange.connection.last_used = self._turn
-        self._executing[exchange] = None
-        task = self._context.copy().run(self._new_task, self._call(exchange))
-        # An eager task (`asyncio.eager_task_factory`) may have run to its end by now.
-        if exchange in self._executing:
-            self._executing[exchange] = task
+        executing = self._executing
+        executing[exchange] = None
+        task = self._start_task(self._call(exchange))
+        # It may have run to its end by now.
+        if exchange in executing:
+            executing[exchange] = task
 
     def forget_connection(self, connection):
         self._connections.discard(connection)
@@ -148,8 +141,10 @@ class Server:
                 sys.stderr.write(where(exchange) + traceback.format_exc())
         finally:
             del self._executing[exchange]
-            exchange.application_returned(failure)
-            self._end_if_done()
+            if not exchange.response_complete:
+                exchange.application_returned(failure)
+            if self.stopping:
+                self._end_if_done()
 
     def _accept_all(self):
         while True:
@@ -272,8 +267,7 @@ async def _serve(application, start):
         lines = refusal.strip().splitlines()
         start.fail("the application refused to start: " + (lines[-1] if lines else "it does not say why"))
     start.control.say("step", "listen")
-    server = Server(application, start.control, start.listener, start.settings, start.out_of_band)
-    server.lifespan_state = lifespan.state
+    server = Server(application, start.control, start.listener, start.settings, start.out_of_band, lifespan.state)
     start.ready(server, 0)
     await server.run()
     await lifespan.end()
