@@ -193,6 +193,7 @@ impl Client {
     /// # Errors
     /// As [`Client::exchange`]; `ConnectionAborted` when the connection ended before the first byte.
     pub fn response_head(&mut self) -> io::Result<(u16, Vec<(String, String)>)> {
+        self.await_bytes()?;
         if self.stream.fill_buf()?.is_empty() {
             return Err(io::Error::new(
                 io::ErrorKind::ConnectionAborted,
@@ -253,6 +254,16 @@ impl Client {
         let _ = self.stream.get_ref().shutdown(Shutdown::Both);
     }
 
+    /// A process that is stopped and goes on, or a machine that is paused, finds a read that has a deadline interrupted.
+    fn await_bytes(&mut self) -> io::Result<()> {
+        loop {
+            match self.stream.fill_buf() {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                filled => return filled.map(|_| ()),
+            }
+        }
+    }
+
     fn chunk(&mut self) -> io::Result<Vec<u8>> {
         let line = self.line()?;
         let digits = line.split(';').next().unwrap_or_default();
@@ -272,6 +283,7 @@ impl Client {
     }
 
     fn some(&mut self, limit: u64) -> io::Result<Vec<u8>> {
+        self.await_bytes()?;
         let available = self.stream.fill_buf()?;
         let length = available
             .len()
