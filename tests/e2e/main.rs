@@ -50,7 +50,7 @@
 //! * `sticky`: clients that stay with a process.
 //! * `shipped`: the demo of `make run` and the files of `apache-conf`.
 //! * `tools`: passenger-status; `steering`: passenger-config; `memory_stats`: passenger-memory-stats;
-//!   `metrics`: figures for monitoring.
+//!   `metrics`: figures for monitoring; `compat`: what scripts for the original call.
 //! * `cleanup`: nothing is left when any of the parts is killed, and nobody else is touched.
 //! * `stop`: nothing is left, whatever the apps do against it.
 //! * `upgrade`: another build is installed under a running server.
@@ -63,6 +63,7 @@ mod browser;
 mod cleanup;
 mod clients;
 mod commands;
+mod compat;
 mod concurrency;
 mod contract;
 mod crash;
@@ -90,8 +91,8 @@ mod limits;
 mod logs;
 mod mapping;
 mod memory_stats;
-mod metrics;
 mod meteor;
+mod metrics;
 mod modules;
 mod neighbours;
 mod node;

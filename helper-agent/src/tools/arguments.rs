@@ -5,6 +5,10 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::about::{AboutArguments, Fact};
+use super::api_call::ApiCallArguments;
+use super::elsewhere::Elsewhere;
+
 const INSTANCES_HELP: &str = "\
 An instance is one running Apache httpd. It is found in the directory that
 PassengerInstanceRegistryDir names: for root /run/passenger-instreg, for an httpd of your own
@@ -105,6 +109,20 @@ pub(super) enum Show {
     Json,
     /// Figures for Prometheus and others that read OpenMetrics
     Metrics,
+    /// As the original's XML, for programs that read it
+    Xml,
+    /// There is no such thing here
+    #[value(hide = true)]
+    Server,
+    /// There is no such thing here
+    #[value(hide = true)]
+    Requests,
+    /// There is no such thing here
+    #[value(hide = true)]
+    Backtraces,
+    /// There is no such thing here
+    #[value(hide = true, name = "union_station")]
+    UnionStation,
 }
 
 /// `passenger-memory-stats`.
@@ -157,6 +175,12 @@ pub(super) enum ConfigCommand {
     /// Check httpd, module, installation, interpreters, and on request one app
     #[command(alias = "validate-install")]
     Validate(ValidateArguments),
+    /// One fact of the installation
+    About(AboutArguments),
+    /// What the original's HTTP API answers, for scripts
+    ApiCall(ApiCallArguments),
+    #[command(flatten)]
+    Elsewhere(Elsewhere),
 }
 
 /// `restart-app`.
@@ -231,6 +255,18 @@ pub(super) struct ValidateArguments {
     /// Accepted for compatibility: httpd is always checked
     #[arg(long, hide = true)]
     pub(super) validate_apache2: bool,
+    /// Accepted for compatibility: the installation is always checked
+    #[arg(long, hide = true)]
+    pub(super) no_validate_passenger: bool,
+    /// Accepted for compatibility: there are no colors
+    #[arg(long, hide = true)]
+    pub(super) no_colors: bool,
+    /// Accepted for compatibility: the summary is a line
+    #[arg(long, hide = true)]
+    pub(super) no_summary: bool,
+    /// Accepted for compatibility: httpd's own configuration is asked for what is built in
+    #[arg(long, value_name = "FILE", hide = true)]
+    pub(super) apxs2_path: Option<PathBuf>,
     /// Where the installation is; default: where this program is
     #[arg(long, value_name = "DIRECTORY")]
     pub(super) root: Option<PathBuf>,
@@ -246,9 +282,23 @@ pub(super) fn parse(line: impl IntoIterator<Item = OsString>) -> Result<Command,
         Some("passenger-memory-stats") => {
             MemoryArguments::try_parse_from(line).map(Command::MemoryStats)
         }
-        Some("passenger-config") => ConfigArguments::try_parse_from(line).map(Command::Config),
+        Some("passenger-config") => {
+            ConfigArguments::try_parse_from(with_about(line)).map(Command::Config)
+        }
         _ => Passenger::try_parse_from(line).map(|passenger| passenger.command),
     }
+}
+
+/// Old scripts say `passenger-config --root` for `passenger-config about root`.
+fn with_about(mut line: Vec<OsString>) -> Vec<OsString> {
+    let word = line.get(1).and_then(|word| word.to_str());
+    let fact = word.and_then(|word| word.strip_prefix("--"));
+    // clap has its own `--version`.
+    let fact = fact.filter(|fact| *fact != "version" && Fact::from_str(fact, false).is_ok());
+    if let Some(fact) = fact.map(OsString::from) {
+        line.splice(1..2, ["about".into(), fact]);
+    }
+    line
 }
 
 #[cfg(test)]
@@ -279,7 +329,17 @@ mod tests {
         assert!(matches!(memory, Ok(Command::MemoryStats(a)) if a.instance.is_none()));
         let memory = parsed(&["passenger", "memory-stats", "--json"]);
         assert!(matches!(memory, Ok(Command::MemoryStats(a)) if a.json));
-        let alias = parsed(&["passenger-config", "validate-install", "--auto"]);
+        let old = parsed(&["passenger-config", "--ruby-command"]);
+        let is_about = |c: &ConfigArguments| matches!(&c.command, ConfigCommand::About(a) if a.what == Fact::RubyCommand);
+        assert!(matches!(old, Ok(Command::Config(c)) if is_about(&c)));
+        let install = parsed(&["passenger-config", "compile-agent", "--auto", "--optimize"]);
+        assert!(install.is_ok(), "{install:?}");
+        let alias = parsed(&[
+            "passenger-config",
+            "validate-install",
+            "--auto",
+            "--no-colors",
+        ]);
         let is_validate = |c: &ConfigArguments| matches!(c.command, ConfigCommand::Validate(_));
         assert!(matches!(alias, Ok(Command::Config(c)) if is_validate(&c)));
     }

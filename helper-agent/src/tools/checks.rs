@@ -130,7 +130,7 @@ pub(super) fn httpd(httpd: &Httpd, prefix: &Path) -> Vec<Finding> {
     ]
 }
 
-fn find_httpd(httpd: &Httpd) -> Result<PathBuf, String> {
+pub(super) fn find_httpd(httpd: &Httpd) -> Result<PathBuf, String> {
     if let Some(program) = &httpd.program {
         return if program.is_file() {
             Ok(program.clone())

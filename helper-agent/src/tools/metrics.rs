@@ -1,33 +1,9 @@
 //! A report as metrics, in a text that is both OpenMetrics and what Prometheus' own format allows: gauges and counters
 //! only, no units, no times. docs/tools.md lists the names; they stay.
 
-use std::collections::BTreeMap;
-use std::fmt::Write as _;
-
-use super::status_text::tame;
+use super::openmetrics::{self, Family, Kind, Labels};
 use crate::status::report::{Enabled, GroupReport, ProcessReport, Report};
 use crate::status::usage::Usage;
-
-/// What kind of figure it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    /// Goes up and down.
-    Gauge,
-    /// Only goes up, or begins anew. Its samples' names end with `_total`.
-    Counter,
-}
-
-/// One metric: its name and its samples.
-#[derive(Debug)]
-struct Family {
-    name: &'static str,
-    kind: Kind,
-    help: &'static str,
-    samples: Vec<(Labels, f64)>,
-}
-
-/// Names and values.
-type Labels = Vec<(&'static str, String)>;
 
 /// How a figure of an app comes about.
 type OfGroup = fn(&GroupReport) -> Option<f64>;
@@ -166,7 +142,7 @@ pub(super) fn render(report: &Report) -> String {
     for family in &families {
         family.write(&mut text);
     }
-    text + "# EOF\n"
+    text + openmetrics::END
 }
 
 fn of_the_instance(report: &Report) -> Vec<Family> {
@@ -302,56 +278,6 @@ fn whole(number: u64) -> f64 {
 
 fn seconds(milliseconds: u64) -> f64 {
     whole(milliseconds) / 1_000.0
-}
-
-impl Family {
-    /// Samples of the same labels become one: there must not be two.
-    fn new(
-        name: &'static str,
-        kind: Kind,
-        help: &'static str,
-        samples: impl IntoIterator<Item = (Labels, f64)>,
-    ) -> Self {
-        let mut sums: BTreeMap<Labels, f64> = BTreeMap::new();
-        for (labels, value) in samples {
-            *sums.entry(labels).or_default() += value;
-        }
-        Self {
-            name,
-            kind,
-            help,
-            samples: sums.into_iter().collect(),
-        }
-    }
-
-    // Writing to a String cannot fail.
-    fn write(&self, text: &mut String) {
-        if self.samples.is_empty() {
-            return;
-        }
-        let name = self.name;
-        let (kind, suffix) = match self.kind {
-            Kind::Gauge => ("gauge", ""),
-            Kind::Counter => ("counter", "_total"),
-        };
-        let _ = writeln!(text, "# TYPE {name} {kind}\n# HELP {name} {}", self.help);
-        for (labels, value) in &self.samples {
-            let labels: Vec<String> = labels
-                .iter()
-                .map(|(name, value)| format!("{name}=\"{}\"", escaped(value)))
-                .collect();
-            let labels = match labels.join(",") {
-                none if none.is_empty() => none,
-                some => format!("{{{some}}}"),
-            };
-            let _ = writeln!(text, "{name}{suffix}{labels} {value}");
-        }
-    }
-}
-
-/// An app chooses its name, but not what else is in the text.
-fn escaped(value: &str) -> String {
-    tame(value).replace('\\', "\\\\").replace('"', "\\\"")
 }
 
 #[cfg(test)]

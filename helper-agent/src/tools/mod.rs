@@ -11,21 +11,27 @@
 //! * `arguments.rs` – what can be typed, and `--help`;
 //! * `registry.rs` – which instances there are, and choosing one;
 //! * `client.rs` – asking an instance;
-//! * `status_text.rs` – a report as text; `metrics.rs` – as metrics; `steer.rs` – restart, detach, list;
+//! * `status_text.rs` – a report as text; `metrics.rs`, `openmetrics.rs` – as metrics; `xml.rs` – as XML; `steer.rs` – restart, detach, list;
 //! * `memory_stats.rs`, `process_table.rs` – who needs how much memory;
+//! * `api_call.rs`, `about.rs`, `elsewhere.rs` – what scripts for the original call;
 //! * `validate.rs`, `checks.rs`, `trial.rs` – looking whether everything is in order.
 
+mod about;
+mod api_call;
 mod arguments;
 mod checks;
 mod client;
+mod elsewhere;
 mod memory_stats;
 mod metrics;
+mod openmetrics;
 mod process_table;
 mod registry;
 mod status_text;
 mod steer;
 mod trial;
 mod validate;
+mod xml;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -90,6 +96,9 @@ fn run(command: &Command) -> Outcome {
             ConfigCommand::DetachProcess(arguments) => steer::detach_process(arguments),
             ConfigCommand::ListInstances(arguments) => steer::list_instances(arguments),
             ConfigCommand::Validate(arguments) => validate::validate(arguments),
+            ConfigCommand::About(arguments) => about::about(arguments),
+            ConfigCommand::ApiCall(arguments) => api_call::api_call(arguments),
+            ConfigCommand::Elsewhere(command) => elsewhere::answer(command),
         },
     }
 }
@@ -107,9 +116,13 @@ fn status(arguments: &StatusArguments) -> Outcome {
         return Ok(0);
     }
     let report = client::status(&instance)?;
-    if show == Show::Metrics {
-        say(&metrics::render(&report))?;
-        return Ok(0);
+    match show {
+        Show::Pool | Show::Json => {}
+        Show::Metrics => return say(&metrics::render(&report)).map(|()| 0),
+        Show::Xml => return say(&xml::render(&report, &xml::Around::now())).map(|()| 0),
+        Show::Server | Show::Requests | Show::Backtraces | Show::UnionStation => {
+            return Err(Failure::unable(without(show)));
+        }
     }
     let look = status_text::Look {
         has_header: !arguments.no_header,
@@ -119,6 +132,20 @@ fn status(arguments: &StatusArguments) -> Outcome {
     };
     say(&status_text::render(&report, look))?;
     Ok(0)
+}
+
+/// Why something of the original's is not shown, and what is instead.
+fn without(show: Show) -> &'static str {
+    match show {
+        Show::Server | Show::Requests => {
+            "there is no server beside httpd whose requests could be shown; httpd's own mod_status shows them \
+             (ExtendedStatus On), and passenger-status how many each process has"
+        }
+        Show::Backtraces => {
+            "there are no backtraces to show: the helper agent serves no requests, and is replaced when it hangs"
+        }
+        _ => "Union Station does not exist any more; passenger-status --show=metrics has figures for monitoring",
+    }
 }
 
 /// Writes to standard output; a reader that has seen enough (`| head`) is no error.

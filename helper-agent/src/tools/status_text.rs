@@ -254,7 +254,7 @@ fn megabytes(kilobytes: Option<u64>) -> String {
 }
 
 /// As the original: `3s`, `1m 2s`, `1h 0m 2s`, `2d 0h 0m 1s`.
-fn duration(seconds: u64) -> String {
+pub(super) fn duration(seconds: u64) -> String {
     let (minutes, hours, days) = (seconds / 60, seconds / 3_600, seconds / 86_400);
     let mut text = String::new();
     if days > 0 {

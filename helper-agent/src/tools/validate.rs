@@ -83,7 +83,7 @@ pub(super) fn validate(arguments: &ValidateArguments) -> Outcome {
 }
 
 /// `<prefix>/bin/passenger`, links resolved.
-fn own_prefix() -> Result<PathBuf, Failure> {
+pub(super) fn own_prefix() -> Result<PathBuf, Failure> {
     let image = process::own_image_path()
         .map_err(|e| Failure::unable(format!("cannot find this program: {e}")))?;
     let prefix = image.parent().and_then(|bin| bin.parent());
