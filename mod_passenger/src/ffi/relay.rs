@@ -323,7 +323,13 @@ pub(crate) unsafe extern "C" fn on_suspend_connection(
 pub(crate) fn stop_relay_with(pchild: *mut c::apr_pool_t) {
     unsafe extern "C" fn stop(_data: *mut c_void) -> c::apr_status_t {
         guard(0, || {
-            relay::stop();
+            // Pools that are freed under the relay would be a crash; with the process it ends, whatever holds it.
+            if !relay::stop() {
+                log::warn!(
+                    "PSGR0222 the relay for WebSockets does not stop: this worker ends without it"
+                );
+                super::process::exit_now();
+            }
             0
         })
     }

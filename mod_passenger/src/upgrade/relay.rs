@@ -66,18 +66,20 @@ pub(crate) fn adopt(tunnel: Tunnel) {
     }
 }
 
-/// Ends the relay: afterwards it touches nothing of httpd's.
-pub(crate) fn stop() {
+/// Ends the relay: afterwards it touches nothing of httpd's. `false` when it does not hear, and may touch it still.
+pub(crate) fn stop() -> bool {
     let Some(Some(shared)) = RELAY.get() else {
-        return;
+        return true;
     };
     // PAIR(relay-stop): read by the relay in each turn.
     shared.is_stopping.store(true, Ordering::Release);
     wake(&shared.waker);
     let mut has_stopped = shared.has_stopped.lock();
-    if !*has_stopped {
-        shared.stopped.wait_for(&mut has_stopped, STOP);
-    }
+    let is_running = |has_stopped: &mut bool| !*has_stopped;
+    let wait = shared
+        .stopped
+        .wait_while_for(&mut has_stopped, is_running, STOP);
+    !wait.timed_out()
 }
 
 fn run(shared: &Shared, mut pump: Pump) {
