@@ -35,7 +35,7 @@ impl Agent {
                 app,
             } => self.on_foreseen(&registration, configuration, *app),
             Happening::SawRestartFiles { group, files } => self.on_restart_files(group, files),
-            Happening::Measured { sizes } => self.on_measured(&sizes),
+            Happening::Measured { process, megabytes } => self.on_measured(process, megabytes),
             Happening::Prepared {
                 group,
                 process,

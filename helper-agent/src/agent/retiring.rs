@@ -26,6 +26,8 @@ pub(super) struct Share {
     is_retired: bool,
     /// Whether it was killed for a request that took too long.
     is_overtime: bool,
+    /// Whether a helper thread is measuring its memory.
+    is_measuring: bool,
 }
 
 impl Share {
@@ -62,8 +64,6 @@ fn longest(current: &[InExchange], configured: u32) -> Option<u32> {
 pub(super) struct RetiringLook {
     last: Option<Instant>,
     measured: Option<Instant>,
-    /// Whether a helper thread is measuring memory.
-    is_measuring: bool,
     /// Processes of which a worker says that a request takes too long.
     pub(super) overdue: Vec<ProcessRef>,
 }
@@ -184,15 +184,15 @@ impl Agent {
         }
     }
 
-    /// Has a helper thread measure the processes whose memory is limited: the kernel's answer can wait for a
-    /// process that is stuck in a page fault.
+    /// Has helper threads measure the processes whose memory is limited, each by itself: the kernel's answer can wait
+    /// for a process that is stuck in a page fault, and the limits of the others are not to wait with it.
     fn measure_memory(&mut self) {
         let rate = Duration::from_secs(u64::from(self.configuration.global.measure_rate));
         let is_due = self
             .retiring
             .measured
             .is_none_or(|last| last.elapsed() >= rate);
-        if !is_due || self.retiring.is_measuring {
+        if !is_due {
             return;
         }
         let mut limited = Vec::new();
@@ -204,7 +204,7 @@ impl Agent {
             let is_to_stay = !process.is_ending && !process.share.is_retired;
             let has_limit = (group.options.memory_limit > 0 && is_to_stay)
                 || group.options.hard_memory_limit > 0;
-            if has_limit && process.is_serving() {
+            if has_limit && process.is_serving() && !process.share.is_measuring {
                 limited.push((id, process.pid()));
             }
         }
@@ -212,48 +212,52 @@ impl Agent {
             return;
         }
         self.retiring.measured = Some(Instant::now());
-        self.retiring.is_measuring = true;
-        let out = self.happenings.clone();
-        let begun = self.helpers.run(move || {
-            let measure = |(id, pid)| Some((id, private_megabytes(pid)?));
-            let sizes = limited.into_iter().filter_map(measure).collect();
-            let _ = out.blocking_send(Happening::Measured { sizes });
-        });
-        if let Err(e) = begun {
-            self.retiring.is_measuring = false;
-            log::debug!("cannot measure the memory of apps: {e}");
+        for (id, pid) in limited {
+            let out = self.happenings.clone();
+            let begun = self.helpers.run(move || {
+                let megabytes = private_megabytes(pid);
+                let _ = out.blocking_send(Happening::Measured {
+                    process: id,
+                    megabytes,
+                });
+            });
+            if let Err(e) = begun {
+                log::debug!("cannot measure the memory of apps: {e}");
+                return;
+            }
+            if let Some(process) = self.processes.get_mut(id) {
+                process.share.is_measuring = true;
+            }
         }
     }
 
-    pub(super) fn on_measured(&mut self, sizes: &[(ProcessId, u64)]) {
-        self.retiring.is_measuring = false;
-        for (id, megabytes) in sizes {
-            let Some(process) = self.processes.get_mut(*id) else {
-                continue;
-            };
-            let Some(group) = self.groups.get(process.group) else {
-                continue;
-            };
-            let (limit, hard) = (group.options.memory_limit, group.options.hard_memory_limit);
-            let is_over = |limit: u32| limit > 0 && *megabytes > u64::from(limit);
-            if is_over(hard) && process.is_serving() {
-                log::error!(
-                    "app {}: process {} has {megabytes} MB, more than {hard} (PassengerHardMemoryLimit), and is killed",
-                    group.name,
-                    process.pid()
-                );
-                self.with_body(*id, Body::kill_group);
-            } else if is_over(limit)
-                && process.is_serving()
-                && !process.is_ending
-                && !process.share.is_retired
-            {
-                process.share.is_retired = true;
-                self.retire(
-                    *id,
-                    &format!("has {megabytes} MB, more than {limit} (PassengerMemoryLimit),"),
-                );
-            }
+    pub(super) fn on_measured(&mut self, id: ProcessId, megabytes: Option<u64>) {
+        let Some(process) = self.processes.get_mut(id) else {
+            return;
+        };
+        process.share.is_measuring = false;
+        let (Some(group), Some(megabytes)) = (self.groups.get(process.group), megabytes) else {
+            return;
+        };
+        let (limit, hard) = (group.options.memory_limit, group.options.hard_memory_limit);
+        let is_over = |limit: u32| limit > 0 && megabytes > u64::from(limit);
+        if is_over(hard) && process.is_serving() {
+            log::error!(
+                "app {}: process {} has {megabytes} MB, more than {hard} (PassengerHardMemoryLimit), and is killed",
+                group.name,
+                process.pid()
+            );
+            self.with_body(id, Body::kill_group);
+        } else if is_over(limit)
+            && process.is_serving()
+            && !process.is_ending
+            && !process.share.is_retired
+        {
+            process.share.is_retired = true;
+            self.retire(
+                id,
+                &format!("has {megabytes} MB, more than {limit} (PassengerMemoryLimit),"),
+            );
         }
     }
 }

@@ -73,8 +73,11 @@ pub(super) enum Happening {
         group: GroupId,
         files: Option<RestartFiles>,
     },
-    /// A helper thread measured processes: megabytes of their own.
-    Measured { sizes: Vec<(ProcessId, u64)> },
+    /// A helper thread measured a process: megabytes of its own, if there is anything to measure.
+    Measured {
+        process: ProcessId,
+        megabytes: Option<u64>,
+    },
     /// A process said a line.
     Said {
         process: ProcessId,
