@@ -10,41 +10,26 @@ use std::process::Command;
 
 use support::client::{Body, Request};
 use support::process::{AppProcess, Launch};
-use support::{binary, wait_until, Language};
+use support::{binary, suite, wait_until, Language};
 
 const MEBIBYTE: usize = 1 << 20;
 
-/// Makes one `#[test]` per language of each function named.
-macro_rules! conformance {
-    ($($language:ident = $variant:ident: $($test:ident)*;)*) => {
-        $(mod $language {
-            $(#[test]
-            fn $test() {
-                super::$test(super::Language::$variant);
-            })*
-        })*
-    };
-    ($($test:ident)*) => {
-        conformance! {
-            ruby = Ruby: $($test)*;
-            python = Python: $($test)*;
-        }
-    };
-}
-
-conformance! {
-    repeats_the_number
-    is_busy_no_more_when_it_answers
-    the_last_response_says_so
-    closes_the_longest_idle_of_too_many_connections
-    a_small_unread_body_does_not_disturb_the_next_request
-    an_endless_unread_body_ends_the_connection
-    a_bodys_early_end_closes_the_connection
-    a_foreign_tag_closes_the_connection
-    refuses_other_users
-    threads_answer_at_the_same_time
-    busy_threads_are_reported_by_number
-    stop_waits_for_threads
+suite! {
+    all:;
+    binary:
+        repeats_the_number
+        is_busy_no_more_when_it_answers
+        the_last_response_says_so
+        closes_the_longest_idle_of_too_many_connections
+        a_small_unread_body_does_not_disturb_the_next_request
+        an_endless_unread_body_ends_the_connection
+        a_bodys_early_end_closes_the_connection
+        a_foreign_tag_closes_the_connection
+        refuses_other_users
+        threads_answer_at_the_same_time
+        busy_threads_are_reported_by_number
+        stop_waits_for_threads
+    ;
 }
 
 fn echo(language: Language) -> Option<AppProcess> {

@@ -11,31 +11,20 @@ use nix::unistd::{getsid, Pid};
 
 use support::client::{Body, Request};
 use support::process::{AppProcess, Launch};
-use support::{wait_until, Language};
-
-/// Makes one `#[test]` per language of each function named.
-macro_rules! suite {
-    ($($test:ident)*) => { suite! { @ ruby = Ruby: $($test)*; python = Python: $($test)*; asgi = Asgi: $($test)*; } };
-    (@ $($language:ident = $variant:ident: $($test:ident)*;)*) => {
-        $(mod $language {
-            $(#[test]
-            fn $test() {
-                super::$test(super::Language::$variant);
-            })*
-        })*
-    };
-}
+use support::{suite, wait_until, Language};
 
 suite! {
-    loads_once_and_forks_workers_that_serve
-    a_worker_waits_until_it_is_known
-    a_worker_outlives_its_preloader
-    the_preloader_keeps_nothing_of_a_workers
-    the_end_of_the_control_socket_ends_the_preloader
-    stop_and_sigterm_end_the_preloader
-    what_a_worker_prints_is_its_own
-    an_exception_while_loading_is_reported
-    connections_opened_while_loading_are_named
+    forking:
+        loads_once_and_forks_workers_that_serve
+        a_worker_waits_until_it_is_known
+        a_worker_outlives_its_preloader
+        the_preloader_keeps_nothing_of_a_workers
+        the_end_of_the_control_socket_ends_the_preloader
+        stop_and_sigterm_end_the_preloader
+        what_a_worker_prints_is_its_own
+        an_exception_while_loading_is_reported
+        connections_opened_while_loading_are_named
+    ;
 }
 
 fn preloader(language: Language, app: &str) -> Option<AppProcess> {

@@ -2,6 +2,8 @@
 //! ability in `tests/fixtures/asgi-websocket`.
 
 mod support;
+#[path = "../../tests/harness/websocket.rs"]
+mod websocket;
 
 use std::io::{Read, Write};
 use std::path::Path;
@@ -9,14 +11,7 @@ use std::path::Path;
 use support::client::{Client, Request};
 use support::process::{AppProcess, Launch};
 use support::{binary, Language};
-
-const TEXT: u8 = 1;
-const BINARY: u8 = 2;
-const CLOSE: u8 = 8;
-const PING: u8 = 9;
-const PONG: u8 = 10;
-/// The last frame of a message.
-const FIN: u8 = 0x80;
+use websocket::{frame, BINARY, CLOSE, FIN, PING, PONG, TEXT};
 
 fn process() -> Option<AppProcess> {
     let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/asgi-websocket");
@@ -43,26 +38,6 @@ fn open(process: &AppProcess, path: &str) -> (Client, String) {
     (client, head.text)
 }
 
-/// A frame as a client sends it.
-fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
-    let mask = [0x12, 0x34, 0x56, 0x78];
-    let mut bytes = vec![first];
-    match payload.len() {
-        n @ 0..=125 => bytes.push(0x80 | u8::try_from(n).expect("small")),
-        n @ 126..=65535 => {
-            bytes.push(0x80 | 126);
-            bytes.extend(u16::try_from(n).expect("small").to_be_bytes());
-        }
-        n => {
-            bytes.push(0x80 | 127);
-            bytes.extend((n as u64).to_be_bytes());
-        }
-    }
-    bytes.extend(mask);
-    bytes.extend(payload.iter().zip(mask.iter().cycle()).map(|(b, m)| b ^ m));
-    bytes
-}
-
 fn send(client: &mut Client, first: u8, payload: &[u8]) {
     let bytes = frame(first, payload);
     client.stream.write_all(&bytes).expect("send a frame");
@@ -70,25 +45,9 @@ fn send(client: &mut Client, first: u8, payload: &[u8]) {
 
 /// A whole message of the server: kind and payload.
 fn receive(client: &mut Client) -> (u8, Vec<u8>) {
-    let mut head = [0; 2];
-    client.stream.read_exact(&mut head).expect("a frame");
-    assert_eq!(head[0] & 0xf0, FIN, "one frame, no reserved bits");
-    let length = match head[1] {
-        126 => {
-            let mut bytes = [0; 2];
-            client.stream.read_exact(&mut bytes).expect("a length");
-            usize::from(u16::from_be_bytes(bytes))
-        }
-        127 => {
-            let mut bytes = [0; 8];
-            client.stream.read_exact(&mut bytes).expect("a length");
-            usize::try_from(u64::from_be_bytes(bytes)).expect("a length that fits")
-        }
-        n => usize::from(n),
-    };
-    let mut payload = vec![0; length];
-    client.stream.read_exact(&mut payload).expect("a payload");
-    (head[0] & 0xf, payload)
+    let (first, payload) = websocket::read_frame(&mut client.stream).expect("a frame");
+    assert_eq!(first & 0xf0, FIN, "one frame, no reserved bits");
+    (first & 0xf, payload)
 }
 
 /// The status of the close frame that must be next.

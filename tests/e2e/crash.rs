@@ -23,10 +23,7 @@ pub(crate) fn nobody_notices(server: &Server, site: &str, disaster: impl FnOnce(
         load.answered() > 500
     });
     disaster();
-    let before = load.answered();
-    until("requests after the disaster", PATIENCE, || {
-        load.answered() > before + 2000
-    });
+    load.await_more(2000);
     let tally = load.finish();
     assert_eq!(
         (tally.failures, tally.resent),
@@ -232,10 +229,7 @@ fn a_killed_worker_under_load_costs_only_its_own_connections() {
     });
     let worker = server.workers()[0];
     processes::signal(worker, Signal::SIGKILL);
-    let before = load.answered();
-    until("requests afterwards", PATIENCE, || {
-        load.answered() > before + 2000
-    });
+    load.await_more(2000);
     let tally = load.finish();
     let lost = tally.failures.len() + tally.resent;
     assert!(

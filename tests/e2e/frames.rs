@@ -1,9 +1,11 @@
 //! The client's side of WebSockets: handshake and frames; and an app to talk to.
 
 use harness::wait::PATIENCE;
-use harness::{until, App, Language, Server, Site};
+use harness::{until, websocket, App, Language, Server, Site};
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
+
+pub(crate) use harness::websocket::{BINARY, CLOSE, PING, PONG, TEXT};
 
 /// Echoes messages; `push N` sends N bytes, `bye` closes, `die` ends the process, `deaf` reads no more until `/hear`. Everything by hand: no package is
 /// needed. `/open` says how many sockets are open, other URLs are plain HTTP.
@@ -81,12 +83,6 @@ server.listen(3000);
 pub(crate) const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 pub(crate) const ACCEPT: &str = "sec-websocket-accept: s3pplmbitxaq9kygzzhzrbk+xoo=";
 
-pub(crate) const TEXT: u8 = 1;
-pub(crate) const BINARY: u8 = 2;
-pub(crate) const CLOSE: u8 = 8;
-pub(crate) const PING: u8 = 9;
-pub(crate) const PONG: u8 = 10;
-
 pub(crate) fn site() -> Site {
     Site::new("ws", App::inline(Language::Node, NODE))
 }
@@ -98,46 +94,15 @@ pub(crate) fn request(target: &str) -> String {
     )
 }
 
-/// A frame as a client sends it.
+/// A frame as a client sends it, the only one of its message.
 pub(crate) fn frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
-    let mask = [0x12, 0x34, 0x56, 0x78];
-    let mut bytes = vec![0x80 | opcode];
-    match payload.len() {
-        n @ 0..=125 => bytes.push(0x80 | u8::try_from(n).expect("small")),
-        n @ 126..=65535 => {
-            bytes.push(0x80 | 126);
-            bytes.extend(u16::try_from(n).expect("small").to_be_bytes());
-        }
-        n => {
-            bytes.push(0x80 | 127);
-            bytes.extend((n as u64).to_be_bytes());
-        }
-    }
-    bytes.extend(mask);
-    bytes.extend(payload.iter().zip(mask.iter().cycle()).map(|(b, m)| b ^ m));
-    bytes
+    websocket::frame(websocket::FIN | opcode, payload)
 }
 
 /// A frame as a server sends it: opcode and payload.
 pub(crate) fn read_frame(stream: &mut impl Read) -> io::Result<(u8, Vec<u8>)> {
-    let mut head = [0; 2];
-    stream.read_exact(&mut head)?;
-    let length = match head[1] {
-        126 => {
-            let mut bytes = [0; 2];
-            stream.read_exact(&mut bytes)?;
-            usize::from(u16::from_be_bytes(bytes))
-        }
-        127 => {
-            let mut bytes = [0; 8];
-            stream.read_exact(&mut bytes)?;
-            usize::try_from(u64::from_be_bytes(bytes)).expect("fits")
-        }
-        n => usize::from(n),
-    };
-    let mut payload = vec![0; length];
-    stream.read_exact(&mut payload)?;
-    Ok((head[0] & 0xf, payload))
+    let (first, payload) = websocket::read_frame(stream)?;
+    Ok((first & 0xf, payload))
 }
 
 /// Byte by byte: what follows the head belongs to the stream.

@@ -85,10 +85,7 @@ fn restarts_under_load_fail_no_request_and_end_with_the_new_code() {
     let server = start(site().with("PassengerMinInstances 2"));
     let load = Load::start(server.port(), "app", "/", 25);
     for nth in 0..4 {
-        let before = load.answered();
-        until("the load to be under way", PATIENCE, || {
-            load.answered() > before + 300
-        });
+        load.await_more(300);
         deploy(&server, &format!("code {nth}"), nth);
     }
     server.log().expect_times("its restart file was touched", 1);
@@ -112,10 +109,7 @@ fn broken_new_code_leaves_the_old_serving_and_is_reported_once() {
     server
         .log()
         .expect("the processes of the old code go on serving");
-    let before = load.answered();
-    until("requests afterwards", PATIENCE, || {
-        load.answered() > before + 300
-    });
+    load.await_more(300);
     assert_eq!(server.get("app", "/").ok(), "one");
     let tally = load.finish();
     assert_eq!(tally.failures, Vec::<String>::new());

@@ -4,7 +4,7 @@
 use crate::preloading::{await_preloader, facts_of_all, loads, ruby, wsgi, Facts, RUBY};
 use harness::processes::{self, ProcessId};
 use harness::wait::{until_some, PATIENCE};
-use harness::{until, App, Language, Load, Setup, Site};
+use harness::{until, App, Language, Load, Server, Setup, Site};
 use nix::sys::signal::Signal;
 use std::fs;
 use std::time::Duration;
@@ -40,10 +40,7 @@ fn a_killed_preloader_costs_no_request() {
             .take(1)
             .for_each(|pid| processes::signal(*pid, Signal::SIGKILL));
         server.await_processes("app", 2);
-        let before = load.answered();
-        until("requests afterwards", PATIENCE, || {
-            load.answered() > before + 200
-        });
+        load.await_more(200);
         let tally = load.finish();
         let (failures, ok) = (tally.failures, tally.ok);
         assert_eq!(
@@ -85,6 +82,18 @@ fn a_restart_takes_the_new_code() {
     }
 }
 
+/// A successor of the agent ends the preloader, of which it knows nothing, and goes on with what was forked.
+fn await_end_of_preloader_alone(server: &Server, preloader: i32, apps: &[i32]) {
+    until("the preloader's end", PATIENCE, || {
+        !processes::is_alive(preloader)
+    });
+    assert_eq!(
+        server.app_pids("app"),
+        apps,
+        "the processes are not the same"
+    );
+}
+
 #[test]
 fn a_killed_agent_keeps_the_processes_and_ends_the_preloader() {
     for site in [ruby(), wsgi()] {
@@ -104,14 +113,7 @@ fn a_killed_agent_keeps_the_processes_and_ends_the_preloader() {
         until("another agent", PATIENCE, || {
             server.instance().agent() != agent
         });
-        until("the preloader's end", PATIENCE, || {
-            !processes::is_alive(preloader)
-        });
-        assert_eq!(
-            server.app_pids("app"),
-            apps,
-            "the processes are not the same"
-        );
+        await_end_of_preloader_alone(&server, preloader, &apps);
         // The next one comes from a preloader of the new agent.
         processes::signal(apps[0], Signal::SIGKILL);
         assert_ne!(await_preloader(&server), preloader);
@@ -146,14 +148,7 @@ fn a_killed_watchdog_keeps_the_processes() {
     until("another watchdog", PATIENCE, || {
         server.instance().watchdog() != watchdog
     });
-    until("the preloader's end", PATIENCE, || {
-        !processes::is_alive(preloader)
-    });
-    assert_eq!(
-        server.app_pids("app"),
-        apps,
-        "the processes are not the same"
-    );
+    await_end_of_preloader_alone(&server, preloader, &apps);
     apps.iter()
         .for_each(|pid| processes::signal(*pid, Signal::SIGKILL));
     assert_eq!(Facts::of(&server).text("forked"), "true");

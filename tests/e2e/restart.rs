@@ -1,8 +1,7 @@
 //! Graceful restarts keep apps warm and lose nothing.
 
 use crate::one_process;
-use harness::wait::PATIENCE;
-use harness::{until, Language, Load, Mpm, Setup, Site};
+use harness::{Language, Load, Mpm, Setup, Site};
 
 #[test]
 fn graceful_keeps_watchdog_agent_and_app_processes() {
@@ -35,16 +34,10 @@ fn graceful_under_load_fails_no_request() {
     assert_eq!(server.get("python", "/").status, 200);
     let load = Load::start(server.port(), "python", "/pid", 25);
     for _ in 0..3 {
-        let before = load.answered();
-        until("the load to be under way", PATIENCE, || {
-            load.answered() > before + 500
-        });
+        load.await_more(500);
         server.graceful();
     }
-    let before = load.answered();
-    until("requests afterwards", PATIENCE, || {
-        load.answered() > before + 500
-    });
+    load.await_more(500);
     let tally = load.finish();
     assert_eq!(
         tally.failures,

@@ -243,10 +243,7 @@ fn without_processes_to_be_had_starts_fail_with_the_reason_and_traffic_goes_on()
     let load = Load::start(server.port(), "python", "/pid", 4);
     processes::signal(agent, Signal::SIGKILL);
     server.log().expect("cannot start a helper agent");
-    let before = load.answered();
-    until("requests without an agent", PATIENCE, || {
-        load.answered() > before + 200
-    });
+    load.await_more(200);
     cage.allow(None);
     until("another agent", PATIENCE, || {
         server.instance().agent() != agent

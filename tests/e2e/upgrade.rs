@@ -23,8 +23,7 @@ fn directories(server: &Server) -> Vec<PathBuf> {
 }
 
 fn under_way(load: &Load, requests: usize) {
-    let before = load.answered();
-    until("requests", PATIENCE, || load.answered() > before + requests);
+    load.await_more(requests);
 }
 
 #[test]

@@ -29,6 +29,7 @@ pub mod setup;
 pub mod stage;
 pub mod under_test;
 pub mod wait;
+pub mod websocket;
 
 pub use app::{App, Language, Site};
 pub use client::{Client, Request, Response};

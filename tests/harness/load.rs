@@ -1,6 +1,7 @@
 //! Many clients at once, until told to stop, with an exact account of what each request came to.
 
 use crate::client::{Client, Request};
+use crate::wait::{until, PATIENCE};
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::Arc;
@@ -51,6 +52,14 @@ impl Load {
     #[must_use]
     pub fn answered(&self) -> usize {
         self.done.load(Ordering::Relaxed)
+    }
+
+    /// Waits until so many requests more were answered.
+    pub fn await_more(&self, count: usize) {
+        let before = self.answered();
+        until("more requests to be answered", PATIENCE, || {
+            self.answered() > before + count
+        });
     }
 
     /// Lets every client finish the request it is at, and adds up.

@@ -88,8 +88,8 @@ impl Language {
     }
 }
 
-/// Makes one `#[test]` per language of each function named: of `all` languages, or of those with a `binary` protocol.
-/// The functions get the language.
+/// Makes one `#[test]` per language of each function named: of `all` languages, of those with a `binary` protocol, or of
+/// those whose loader can preload (`forking`). The functions get the language.
 #[allow(unused_macros, reason = "only some of the test programs have a suite")]
 macro_rules! suite {
     ($($language:ident = $variant:ident: $($test:ident)*;)*) => {
@@ -107,6 +107,9 @@ macro_rules! suite {
             asgi = Asgi: $($all)*;
             node = Node: $($all)*;
         }
+    };
+    (forking: $($test:ident)*;) => {
+        suite! { ruby = Ruby: $($test)*; python = Python: $($test)*; asgi = Asgi: $($test)*; }
     };
 }
 #[allow(unused_imports, reason = "only some of the test programs have a suite")]
