@@ -21,7 +21,7 @@ use crate::sys::process::Exit;
 const INSPECTION: Duration = Duration::from_secs(10);
 
 /// How long the agent waits for hooks when everything else has ended.
-const LAST_HOOKS: Duration = Duration::from_secs(3);
+const LAST_HOOKS: Duration = Duration::from_secs(5);
 
 /// What runs and what waits.
 #[derive(Debug, Default)]
