@@ -36,7 +36,7 @@
 //! * `under_load`: many apps, deployments and killed processes under load, with figures.
 //! * `pool`: restarts by file, full queues, sharing; `limits`: retiring processes.
 //! * `routing`: which process gets a request, and that the others retire; `dumps`: core files.
-//! * `hooks`: programs of root's that are run when something happens.
+//! * `hooks`, `hooks_trouble`, `hooks_httpd`: programs of root's that are run when something happens (`scripts`: those programs).
 //! * `leaving`: processes that are to go; the log's order.
 //! * `reload`: other configurations by graceful and restart.
 //! * `preloading`: processes that are forked from one that has loaded the app.
@@ -78,6 +78,8 @@ mod frameworks;
 mod headers;
 mod hijack;
 mod hooks;
+mod hooks_httpd;
+mod hooks_trouble;
 mod hosting;
 mod hung;
 mod hygiene;
@@ -114,6 +116,7 @@ mod requests;
 mod restart;
 mod retry;
 mod routing;
+mod scripts;
 mod sendfile;
 mod serve;
 mod shipped;
