@@ -3,7 +3,6 @@
 use crate::config;
 use crate::ffi::request::{c_string, Request};
 use crate::upstream::head::ResponseHead;
-use crate::VERSION;
 
 /// Copies status and fields to httpd. `length` is what the client is told the body has.
 pub(super) fn set_head(r: &mut Request<'_>, head: &ResponseHead, length: Option<u64>) {
@@ -25,11 +24,11 @@ pub(super) fn set_head(r: &mut Request<'_>, head: &ResponseHead, length: Option<
 }
 
 /// `X-Powered-By`.
-fn product() -> String {
+fn product() -> &'static str {
     if config::globals().show_version_in_header {
-        format!("mod_passenger {VERSION}")
+        concat!("mod_passenger ", env!("CARGO_PKG_VERSION"))
     } else {
-        "mod_passenger".to_owned()
+        "mod_passenger"
     }
 }
 

@@ -1,7 +1,6 @@
 //! [`Table`]: an `apr_table_t` as an iterator with `get`, `set`, `add`.
 
 use super::bindings as c;
-use super::request::c_string;
 use std::ffi::{c_char, CStr};
 use std::marker::PhantomData;
 
@@ -38,9 +37,15 @@ impl<'r> Table<'r> {
 
     /// Adds a field beside others of the same name.
     pub(crate) fn add(&self, name: &[u8], value: &[u8]) {
-        let (name, value) = (c_string(name), c_string(value));
-        // SAFETY: a live table; both strings are copied into its pool.
-        unsafe { c::apr_table_add(self.raw, name.as_ptr(), value.as_ptr()) };
+        // SAFETY: a live table (from_raw); its pool lives as long.
+        let pool = unsafe { (*c::apr_table_elts(self.raw)).pool };
+        let copy = |text: &[u8]| {
+            // SAFETY: `text` is that long. The copy ends by a NUL, or is cut by the first that it has.
+            unsafe { c::apr_pstrmemdup(pool, text.as_ptr().cast(), text.len()) }
+        };
+        let (name, value) = (copy(name), copy(value));
+        // SAFETY: a live table; both strings live in its pool.
+        unsafe { c::apr_table_addn(self.raw, name, value) };
     }
 
     /// Sets a field, replacing others of the same name.

@@ -105,8 +105,18 @@ impl ResponseHead {
             .ok()
             .and_then(|d| d.parse().ok())
             .ok_or_else(bad)?;
-        if digits.len() != 3 || !(100..=999).contains(&status) {
+        if digits.len() != 3 {
             return Err(bad());
+        }
+        Self::new(status, reason)
+    }
+
+    /// From a status and its reason, which is left out unless it is clean.
+    pub(crate) fn new(status: u16, reason: &[u8]) -> Result<Self, HeadError> {
+        if !(100..=999).contains(&status) {
+            return Err(HeadError::BadStatus {
+                text: status.to_string(),
+            });
         }
         let is_clean = !reason.is_empty() && reason.iter().all(|b| (0x20..0x7f).contains(b));
         let reason = is_clean.then(|| String::from_utf8_lossy(reason).into_owned());
@@ -130,9 +140,10 @@ impl ResponseHead {
             });
         }
         let value = value.trim_ascii();
-        // Tokens are ASCII, so this cannot fail; lossy keeps it total.
-        let name = String::from_utf8_lossy(name).into_owned();
+        // Tokens are ASCII, so this cannot fail.
+        let name = std::str::from_utf8(name).unwrap_or_default();
         if value.iter().any(|b| b.is_ascii_control() && *b != b'\t') {
+            let name = name.to_owned();
             return Err(HeadError::BadValue { name });
         }
         if name.eq_ignore_ascii_case("content-length") {
@@ -142,23 +153,29 @@ impl ResponseHead {
             self.drop_named(value);
         }
         let is_named = self.hop_by_hop.iter().any(|n| name.eq_ignore_ascii_case(n));
-        if is_named || is_dropped(&name) {
+        if is_named || is_dropped(name) {
             return Ok(());
         }
         if self.fields.len() == MAX_FIELDS {
             return Err(HeadError::TooManyFields);
         }
-        self.fields.push((name, value.to_vec()));
+        self.fields.push((name.to_owned(), value.to_vec()));
         Ok(())
     }
 
     /// Drops what a `Connection` field names, before and after it.
     fn drop_named(&mut self, connection: &[u8]) {
         let names = connection.split(|b| *b == b',').map(<[u8]>::trim_ascii);
-        let names = names.filter(|name| !name.is_empty());
+        // The field of that name never travels.
+        let names =
+            names.filter(|name| !name.is_empty() && !name.eq_ignore_ascii_case(b"keep-alive"));
+        let before = self.hop_by_hop.len();
         self.hop_by_hop
             .extend(names.map(|name| String::from_utf8_lossy(name).into_owned()));
-        let named = &self.hop_by_hop;
+        let named = &self.hop_by_hop[before..];
+        if named.is_empty() {
+            return;
+        }
         self.fields
             .retain(|(name, _)| !named.iter().any(|n| name.eq_ignore_ascii_case(n)));
     }

@@ -5,6 +5,7 @@
 use super::body::BodyDecoder;
 use super::frame::MAX_HEAD_BYTES;
 use super::head::{HeadError, ResponseHead};
+use std::mem::MaybeUninit;
 
 const MAX_FIELDS: usize = 200;
 
@@ -32,12 +33,9 @@ impl RequestHead {
     pub(crate) fn field(&mut self, name: &[u8], value: &[u8]) {
         self.bytes.extend_from_slice(name);
         self.bytes.extend_from_slice(b": ");
-        self.bytes.extend(
-            value
-                .iter()
-                .copied()
-                .take_while(|b| !matches!(b, b'\r' | b'\n' | 0)),
-        );
+        let end = value.iter().position(|b| matches!(b, b'\r' | b'\n' | 0));
+        self.bytes
+            .extend_from_slice(&value[..end.unwrap_or(value.len())]);
         self.bytes.extend_from_slice(b"\r\n");
     }
 
@@ -66,9 +64,12 @@ pub(crate) struct Parsed {
 /// # Errors
 /// When it is not HTTP/1.x, over the limit, or contradicts itself.
 pub(crate) fn parse_head(input: &[u8], is_head: bool) -> Result<Option<Parsed>, HeadError> {
-    let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
-    let mut response = httparse::Response::new(&mut fields);
-    let consumed = match response.parse(input) {
+    // Left as they are: to clear them costs more than to parse an ordinary head.
+    let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
+    let mut response = httparse::Response::new(&mut []);
+    let parser = httparse::ParserConfig::default();
+    let parsed = parser.parse_response_with_uninit_headers(&mut response, input, &mut fields);
+    let consumed = match parsed {
         Ok(httparse::Status::Complete(n)) => n,
         Ok(httparse::Status::Partial) if input.len() > MAX_HEAD_BYTES => {
             return Err(HeadError::TooLong { bytes: input.len() })
@@ -80,12 +81,8 @@ pub(crate) fn parse_head(input: &[u8], is_head: bool) -> Result<Option<Parsed>, 
             })
         }
     };
-    let mut status = response.code.unwrap_or(0).to_string();
-    if let Some(reason) = response.reason.filter(|r| !r.is_empty()) {
-        status.push(' ');
-        status.push_str(reason);
-    }
-    let mut head = ResponseHead::from_status(status.as_bytes())?;
+    let reason = response.reason.unwrap_or_default();
+    let mut head = ResponseHead::new(response.code.unwrap_or(0), reason.as_bytes())?;
     let mut connection = Connection {
         keeps_alive: response.version == Some(1),
         is_chunked: false,
