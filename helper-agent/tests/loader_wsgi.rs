@@ -48,6 +48,44 @@ fn wsgi_iterables_are_sent_and_closed() {
     assert_eq!(get(&process, "/closed").text(), "7");
 }
 
+/// `write` and an iterable make one body, held to its length.
+#[test]
+fn wsgi_applications_may_write_and_return() {
+    let Some(process) = wsgi() else { return };
+    let mut client = process.connect();
+    assert_eq!(client.call(&Request::get("/both")).text(), "written too");
+    assert_eq!(
+        client.call(&Request::get("/only-written")).text(),
+        "written"
+    );
+    expect_cut(&process, "/both-too-long");
+    process.expect_log("longer than its Content-Length");
+}
+
+#[test]
+fn wsgi_iterables_that_fail_to_close_have_answered_all_the_same() {
+    let Some(process) = wsgi() else { return };
+    let mut client = process.connect();
+    for _ in 0..2 {
+        let response = client.call(&Request::get("/stubborn"));
+        assert_eq!(response.text(), "all the same");
+        assert!(!response.is_last);
+    }
+    process.expect_log("cannot close");
+}
+
+#[test]
+fn wsgi_generators_are_closed_when_the_client_is_gone() {
+    let Some(process) = wsgi() else { return };
+    let mut client = process.connect();
+    client.send(&Request::get("/endless"));
+    binary::receive_head(&mut client.stream).expect("a head");
+    drop(client);
+    process.expect_log("the generator was closed");
+    assert_eq!(get(&process, "/generator").text(), "latecomer");
+    assert!(!process.log().contains("Traceback"), "{}", process.log());
+}
+
 /// As `gevent.monkey.patch_all()` does it.
 #[test]
 fn wsgi_applications_may_tear_modules_apart() {

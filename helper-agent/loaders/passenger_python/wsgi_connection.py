@@ -178,14 +178,21 @@ class Connection:
                 if not self.is_hijacked:
                     self._respond(result)
             finally:
-                if hasattr(result, "close"):
-                    result.close()
+                self._close(result, environ)
             return not self.is_hijacked and self._ready_for_another()
         except PeerGone:
             return False
         except Exception:
             self._server.log_exception(environ)
             return self._answer_failure()
+
+    def _close(self, result, environ):
+        """Its failure is the application's alone: the response is what it is, and what cut it short is told as well."""
+        if hasattr(result, "close"):
+            try:
+                result.close()
+            except Exception:
+                self._server.log_exception(environ)
 
     def hijack(self):
         """`passenger.hijack`: hands the socket to the application, which writes an HTTP response itself, from its
