@@ -11,6 +11,7 @@
 //! [`PROBE_EVERY`] is looked at, and while none of those pays, the others are left out. A thread that goes on with its
 //! connection does not serve others, therefore only while threads are left, and not without end.
 
+use crate::exchange::LEFT;
 use crate::ffi::brigade;
 use crate::ffi::request::Request;
 use crate::ffi::server;
@@ -53,7 +54,9 @@ impl Drop for Serving {
 /// Sends what httpd still holds of a complete response, as far as the client takes it at once, and gives the client a
 /// turn if that is promising. Returns when whoever waited for this processor had one, too; never waits for the client.
 pub(crate) fn invite(r: &mut Request<'_>) {
-    let leaves_threads = leaves_threads(SERVING.load(Ordering::Relaxed), server::threads());
+    // Where connections keep their threads anyway (worker, prefork) nobody waits for this one.
+    let leaves_threads = !server::shares_threads()
+        || leaves_threads(SERVING.load(Ordering::Relaxed), server::threads());
     let is_tired = r.requests_on_connection() % MOST_IN_A_ROW == 0;
     if !leaves_threads || is_tired || !r.may_be_followed() {
         return;
@@ -75,13 +78,14 @@ pub(crate) fn invite(r: &mut Request<'_>) {
     }
 }
 
-/// Whether the client has sent something more.
+/// Whether the client has sent something more, and not only hung up.
 fn has_arrived(r: &Request<'_>) -> bool {
     let Some(client) = r.client_socket() else {
         return false;
     };
-    let mut fds = [PollFd::new(client, PollFlags::POLLIN)];
-    matches!(poll(&mut fds, PollTimeout::ZERO), Ok(1))
+    let mut fds = [PollFd::new(client, PollFlags::POLLIN | LEFT)];
+    let seen = poll(&mut fds, PollTimeout::ZERO).ok().and(fds[0].revents());
+    seen == Some(PollFlags::POLLIN)
 }
 
 /// Whether turns are worth it, by the last probes.
@@ -89,10 +93,9 @@ fn pays(probes: u32) -> bool {
     probes.count_ones() >= WORTHWHILE
 }
 
-/// Whether that many threads at work leave some to connections that have none: a quarter, at least one. Where a
-/// process has one thread only, the connection has it anyway (prefork).
+/// Whether that many threads at work leave some to connections that have none: a quarter, at least one.
 fn leaves_threads(serving: u32, threads: u32) -> bool {
-    threads == 1 || serving + (threads / 4).max(1) <= threads
+    serving + (threads / 4).max(1) <= threads
 }
 
 #[cfg(test)]
@@ -107,11 +110,7 @@ mod tests {
         assert!(!leaves_threads(4, 4));
         assert!(leaves_threads(1, 2));
         assert!(!leaves_threads(2, 2));
-    }
-
-    #[test]
-    fn the_only_thread_of_a_process_is_its_connections() {
-        assert!(leaves_threads(1, 1));
+        assert!(!leaves_threads(1, 1));
     }
 
     #[test]

@@ -179,10 +179,12 @@ impl Run {
     }
 }
 
-/// Without a shell and without arguments; its descriptors are these three.
+/// Without a shell and without arguments; its descriptors are these three. Not in our working directory: that is
+/// `CoreDumpDirectory` where there is one, which httpd's user may write to, and interpreters look for modules there.
 fn start(program: &str, output: OwnedFd) -> io::Result<Child> {
     let errors = output.try_clone()?;
     Command::new(program)
+        .current_dir("/")
         .stdin(Stdio::null())
         .stdout(output)
         .stderr(errors)

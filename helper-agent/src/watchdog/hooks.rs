@@ -218,11 +218,12 @@ impl Watchdog {
 
     /// Everything has ended.
     pub(super) fn run_last_hook(&mut self) {
-        if !self.told_parent || self.is_retired {
+        let hook = Hook::AfterWatchdogShutdown;
+        let is_wanted = self.hooks.configured.get(hook).is_some();
+        if !is_wanted || !self.told_parent || self.is_retired {
             return;
         }
         let image = self.descriptors.agent_image.as_fd();
-        let hook = Hook::AfterWatchdogShutdown;
         if let Err(why) = run_to_end(&self.hooks.configured, hook, image, self.originals, None) {
             log::warn!("{why}");
         }

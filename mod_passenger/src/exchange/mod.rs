@@ -358,7 +358,7 @@ enum Interruption {
 }
 
 /// What a client's socket is polled for to learn that it left (`nix` has no name for `POLLRDHUP`).
-const LEFT: PollFlags = PollFlags::from_bits_retain(libc::POLLRDHUP);
+pub(crate) const LEFT: PollFlags = PollFlags::from_bits_retain(libc::POLLRDHUP);
 
 /// Whether the client closed (a half-closed client looks the same; design-review N1).
 pub(crate) fn is_gone(client: BorrowedFd<'_>) -> bool {

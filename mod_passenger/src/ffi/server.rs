@@ -16,8 +16,8 @@ use super::bindings::{
     ap_get_server_revision, ap_getword_conf, ap_mpm_query, ap_server_root_relative, ap_show_mpm,
     ap_state_query, ap_unixd_config, ap_version_t, apr_os_file_get, core_module,
     core_server_config, psgr_module_config, server_rec, AP_MPMQ_HARD_LIMIT_DAEMONS,
-    AP_MPMQ_MAX_DAEMONS, AP_MPMQ_MAX_THREADS, AP_SERVER_PATCHLEVEL_NUMBER, AP_SQ_CONFIG_GEN,
-    AP_SQ_MAIN_STATE, AP_SQ_MS_EXITING,
+    AP_MPMQ_IS_ASYNC, AP_MPMQ_MAX_DAEMONS, AP_MPMQ_MAX_THREADS, AP_SERVER_PATCHLEVEL_NUMBER,
+    AP_SQ_CONFIG_GEN, AP_SQ_MAIN_STATE, AP_SQ_MS_EXITING,
 };
 use super::commands::text;
 use super::pool::Pool;
@@ -235,8 +235,14 @@ fn state(code: u32) -> c_int {
     unsafe { ap_state_query(code as c_int) }
 }
 
-/// Threads that serve requests in each worker process; one where processes have no others (prefork). As the MPM was
-/// started, which no process outlives.
+/// Whether a connection gives its thread back between two requests (event). As the MPM was started, which no process
+/// outlives.
+pub(crate) fn shares_threads() -> bool {
+    static SHARES: OnceLock<bool> = OnceLock::new();
+    *SHARES.get_or_init(|| mpm(AP_MPMQ_IS_ASYNC) == Some(1))
+}
+
+/// Threads that serve requests in each worker process; one where processes have no others (prefork).
 pub(crate) fn threads() -> u32 {
     static THREADS: OnceLock<u32> = OnceLock::new();
     *THREADS.get_or_init(|| mpm(AP_MPMQ_MAX_THREADS).unwrap_or(1).max(1))
