@@ -406,6 +406,36 @@ fn a_request_is_a_task_like_any_other() {
     }
 }
 
+/// The real one, where it is installed (python3-uvloop): it has a loop, tasks and timers of its own.
+#[test]
+fn an_application_may_choose_uvloop() {
+    let has_uvloop = Language::Asgi.interpreter().is_some_and(|python| {
+        let mut command = std::process::Command::new(python);
+        let output = command.args(["-c", "import uvloop"]).output();
+        output.is_ok_and(|output| output.status.success())
+    });
+    if !has_uvloop {
+        eprintln!("skipped: uvloop is not installed (tests/run/deps --frameworks)");
+        return;
+    }
+    let mut process = asgi_loop("uvloop").expect("Python is there");
+    let mut client = process.connect();
+    assert_eq!(client.call(&Request::get("/loop")).text(), "uvloop");
+    for _ in 0..2 {
+        let said = client.call(&Request::get("/task")).text();
+        assert_eq!(said, "y".repeat(12), "{}", process.log());
+        let body = Body::Sized(vec![b'x'; 300 << 10]);
+        let read = client.call(&Request::post("/length", body));
+        assert_eq!(read.text(), (300 << 10).to_string());
+        assert_eq!(client.call(&Request::get("/tell")).text(), "nothing");
+    }
+    expect_nothing_told(&process);
+    assert!(process.ask_busy("1").is_empty(), "none is left");
+    process.tell("stop");
+    assert_eq!(process.wait().code(), Some(0), "{}", process.log());
+    assert!(!process.log().contains("Traceback"), "{}", process.log());
+}
+
 /// `asyncio.eager_task_factory`, or before Python 3.12 the fixture's own: a request may be over when its task is made.
 #[test]
 fn tasks_may_be_eager() {
