@@ -3,6 +3,7 @@
 
 mod support;
 #[path = "../../tests/harness/websocket.rs"]
+#[allow(unreachable_pub, reason = "it is part of a library, too")]
 mod websocket;
 
 use std::io::{Read, Write};
