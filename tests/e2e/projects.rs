@@ -1,5 +1,5 @@
 //! Whole projects as their framework makes or publishes them, with a database and a visitor who signs in: Django's
-//! `startproject` with its admin site, over WSGI and over ASGI, and Flask's tutorial.
+//! `startproject` with its admin site, over WSGI and over ASGI, Flask's tutorial, and what `rails new` makes, with a scaffold.
 
 use crate::frameworks::is_installed;
 use harness::app::owner_uid;
@@ -62,19 +62,39 @@ impl<'s> Visitor<'s> {
     }
 }
 
-/// Runs Python in the app's directory as its owner, who then owns what it makes.
-fn python(server: &Server, site: &str, arguments: &[&str]) {
-    let mut command = Command::new("/usr/bin/python3");
+/// Runs a program in the app's directory as its owner, who then owns what it makes.
+fn run(
+    server: &Server,
+    site: &str,
+    program: &str,
+    arguments: &[&str],
+    environment: &[(&str, &str)],
+) {
+    let mut command = Command::new(program);
     command
         .args(arguments)
         .current_dir(server.app_root(site))
-        .env("PYTHONDONTWRITEBYTECODE", "1")
-        .env("DJANGO_SUPERUSER_PASSWORD", "analytical");
+        .envs(environment.iter().copied());
     if nix::unistd::Uid::effective().is_root() {
         command.uid(owner_uid());
     }
-    let output = command.output().expect("run python3");
+    let output = command.output().expect("run a program");
     assert!(output.status.success(), "{arguments:?}: {output:?}");
+}
+
+fn python(server: &Server, site: &str, arguments: &[&str]) {
+    let environment = [
+        ("PYTHONDONTWRITEBYTECODE", "1"),
+        ("DJANGO_SUPERUSER_PASSWORD", "analytical"),
+    ];
+    run(server, site, "/usr/bin/python3", arguments, &environment);
+}
+
+/// The text of a page between two others.
+fn between<'p>(page: &'p str, before: &str, after: &str) -> &'p str {
+    let rest = page.split_once(before).map(|(_, rest)| rest);
+    let found = rest.and_then(|rest| rest.split(after).next());
+    found.unwrap_or_else(|| panic!("no {before:?} in {page}"))
 }
 
 fn django_admin_works(app_type: &str) {
@@ -105,10 +125,7 @@ fn django_admin_works(app_type: &str) {
     let away = ada.get("/admin/");
     assert_eq!(away.header("location"), Some("/admin/login/?next=/admin/"));
     let page = ada.get("/admin/login/?next=/admin/").ok();
-    let token = page
-        .split_once("name=\"csrfmiddlewaretoken\" value=\"")
-        .and_then(|(_, rest)| rest.split('"').next());
-    let token = token.expect("a token in the form");
+    let token = between(&page, "name=\"csrfmiddlewaretoken\" value=\"", "\"");
     let form = format!("csrfmiddlewaretoken={token}&username=ada&password=analytical&next=/admin/");
     let next = ada.submits("/admin/login/?next=/admin/", &form);
     assert_eq!(next, "/admin/");
@@ -186,4 +203,120 @@ fn the_blog_of_flasks_tutorial_works() {
         .get("/static/style.css")
         .ok()
         .contains("font-family"));
+}
+
+/// What `rails new` makes, without what needs a package of Node.js or a compiler; then a scaffold with its table.
+fn a_rails_blog(server: &Server, site: &str, environment: &str) {
+    let root = server.app_root(site);
+    let ruby = |arguments: &[&str]| {
+        let home = root.to_str().expect("a plain path");
+        let variables = [("RAILS_ENV", environment), ("HOME", home)];
+        run(server, site, "/usr/bin/ruby", arguments, &variables);
+    };
+    let cli = "gem 'railties'; load Gem.bin_path('railties', 'rails')";
+    ruby(&[
+        "-e",
+        cli,
+        "--",
+        "new",
+        ".",
+        "--force",
+        "--minimal",
+        "--skip-gemfile",
+        "--skip-listen",
+        "--skip-sprockets",
+        "--skip-git",
+        "--skip-test",
+    ]);
+    ruby(&[
+        "bin/rails",
+        "generate",
+        "scaffold",
+        "post",
+        "title:string",
+        "body:text",
+    ]);
+    ruby(&["bin/rails", "db:migrate"]);
+}
+
+fn a_rails_project_works(environment: &str, spawn_method: &str) {
+    const HOST: &str = "blog.localhost";
+    const GEMS: [&str; 4] = ["actionpack", "activerecord", "railties", "sqlite3"];
+    if !is_installed(Language::Ruby, "rails")
+        || !is_installed(Language::Ruby, "active_record")
+        || !is_installed(Language::Ruby, "sqlite3")
+        || !is_installed(Language::Ruby, "bundler")
+    {
+        return;
+    }
+    let gemfile = GEMS.map(|gem| format!("gem '{gem}'\n")).concat();
+    let site = Site::new(HOST, App::files().file("Gemfile", &gemfile))
+        .with(&format!("PassengerAppEnv {environment}"))
+        .with(&format!("PassengerSpawnMethod {spawn_method}"))
+        .with("PassengerStartupFile config.ru");
+    let server = Setup::of(site).start();
+    a_rails_blog(&server, HOST, environment);
+
+    let mut ada = Visitor::of(&server, HOST);
+    let page = ada.get("/posts/new").ok();
+    let token = between(&page, "name=\"authenticity_token\" value=\"", "\"");
+    let token = token
+        .replace('+', "%2B")
+        .replace('/', "%2F")
+        .replace('=', "%3D");
+    let form = format!(
+        "authenticity_token={token}&post[title]=Notes&post[body]=gr%C3%BC%C3%9Fe+on+engines"
+    );
+    let place = ada.submits("/posts", &form);
+    assert!(place.ends_with("/posts/1"), "{place}");
+    // The notice is in the session, for one page.
+    let page = ada.get("/posts/1").ok();
+    assert!(page.contains("successfully created"), "{page}");
+    assert!(page.contains("grüße on engines"), "{page}");
+    assert!(!ada.get("/posts/1").ok().contains("successfully created"));
+
+    // A stranger has no session in which the token would be right.
+    let mut stranger = Visitor::of(&server, HOST);
+    assert!(stranger.get("/posts").ok().contains("Notes"));
+    let forged = Request::post("/posts", form.as_bytes())
+        .header("Content-Type", "application/x-www-form-urlencoded");
+    assert_eq!(stranger.send(forged).status, 422);
+    let missing = stranger.get("/posts/7");
+    assert_eq!(missing.status, 404);
+    let says_more = missing.text().contains("ActiveRecord::RecordNotFound");
+    assert_eq!(
+        says_more,
+        environment == "development",
+        "{}",
+        missing.text()
+    );
+
+    let page = ada.get("/posts").ok();
+    let token = between(&page, "name=\"csrf-token\" content=\"", "\"");
+    let token = token
+        .replace('+', "%2B")
+        .replace('/', "%2F")
+        .replace('=', "%3D");
+    let place = ada.submits(
+        "/posts/1",
+        &format!("_method=delete&authenticity_token={token}"),
+    );
+    assert!(place.ends_with("/posts"), "{place}");
+    assert!(!stranger.get("/posts").ok().contains("Notes"));
+}
+
+#[test]
+fn a_new_rails_project_works_in_production() {
+    a_rails_project_works("production", "direct");
+}
+
+/// The preloader's connection to the database is no worker's.
+#[test]
+fn a_new_rails_project_works_preloaded() {
+    a_rails_project_works("production", "smart");
+}
+
+#[test]
+fn a_new_rails_project_works_in_development() {
+    a_rails_project_works("development", "direct");
 }
