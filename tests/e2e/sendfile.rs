@@ -11,9 +11,10 @@ fn naming(language: Language) -> App {
             "run ->(env) { env['PATH_INFO'] == '/plain' ? [200, {}, ['fine']] :
               [200, {'content-type' => 'text/plain', 'x-sendfile' => env['QUERY_STRING'], 'x-more' => 'kept'}, []] }\n"
         }
+        // As Flask: the length is the file's, and there is no body.
         Language::Python => {
             "def application(e, s):\n    s('200 OK', [('Content-Type', 'text/plain'), ('X-Sendfile', e['QUERY_STRING']), \
-             ('X-More', 'kept'), ('Content-Length', '5')])\n    return [b'never']\n"
+             ('X-More', 'kept'), ('Content-Length', '10')])\n    return iter([])\n"
         }
         Language::Node => {
             "require('http').createServer((q, s) => {\n  \
