@@ -15,7 +15,7 @@ use passenger_shm::messages::ToParent;
 use super::core::{Source, Watchdog};
 use super::outbox::Item;
 use super::supervisor::Action;
-use super::table::{ProcessEntry, ProcessKey};
+use super::table::ProcessKey;
 use super::takeover::own_environment;
 use crate::instance;
 use crate::starvation::Starvation;
@@ -236,20 +236,11 @@ impl Watchdog {
 
     fn on_deposit(&mut self, key: ProcessKey, pid: i32, app: String, fds: Vec<OwnedFd>) {
         let count = fds.len();
-        let Ok([pidfd, output, control]) = <[OwnedFd; 3]>::try_from(fds) else {
+        let Ok(fds) = <[OwnedFd; 3]>::try_from(fds) else {
             log::error!("process {pid} came to the store with {count} descriptors instead of 3");
             return;
         };
-        let entry = ProcessEntry {
-            pid,
-            pidfd: Pidfd::from(pidfd),
-            output,
-            control,
-            token: None,
-            drain: self.drain_for(pid, &app),
-            app,
-            exited: None,
-        };
+        let entry = self.process_entry(pid, app, fds);
         self.reserve.put_process(key, &entry);
         self.table.processes.insert(key, entry);
     }

@@ -221,10 +221,19 @@ impl Reserve {
         let mut twice = Vec::new();
         let mut processes: BTreeMap<ProcessKey, (i32, String, [OwnedFd; 3])> = BTreeMap::new();
         loop {
-            let received = self
-                .read
-                .recv::<Kept>()?
-                .ok_or_else(|| io::Error::other("its writing end is closed"))?;
+            let received = match self.read.recv::<Kept>() {
+                Ok(Some(received)) => received,
+                Ok(None) => return Err(io::Error::other("its writing end is closed")),
+                // No descriptor was left for those that came with it. All the others go on.
+                Err(e) if e.kind() == io::ErrorKind::InvalidData => {
+                    log::error!(
+                        "a process, a worker or a configuration is lost with the watchdog that had it: {e}; is \
+                         RLIMIT_NOFILE too low?"
+                    );
+                    continue;
+                }
+                Err(e) => return Err(e),
+            };
             if received.message == mark {
                 break;
             }
@@ -370,5 +379,26 @@ mod tests {
             kept.push(received.message);
         }
         assert_eq!(kept, [Kept::Config { generation: 99 }]);
+    }
+
+    #[test]
+    fn what_cannot_be_read_costs_nobody_else() {
+        let (write, read) = Reserve::pair().unwrap();
+        let mut reserve = Reserve::new(write, read).unwrap();
+        let null = File::open("/dev/null").unwrap();
+        let instance = Kept::Instance {
+            instance_dir: "/nowhere".to_owned(),
+            watchdog_generation: 3,
+        };
+        reserve.put(&instance, &[null.as_fd(); KEPT]);
+        reserve.put_config(1, [null.as_fd(); 2]);
+        // As one whose descriptors are lost.
+        reserve.write.send(&"nonsense", &[]).unwrap();
+        reserve.put_config(2, [null.as_fd(); 2]);
+        for number in [1, 2] {
+            let found = reserve.find(number).unwrap();
+            assert_eq!(found.watchdog_generation, 3);
+            assert_eq!(found.configs.into_keys().collect::<Vec<_>>(), [1, 2]);
+        }
     }
 }

@@ -99,9 +99,20 @@ impl Watchdog {
         key: ProcessKey,
         pid: i32,
         app: String,
-        [pidfd, output, control]: [OwnedFd; 3],
+        fds: [OwnedFd; 3],
     ) {
-        let entry = ProcessEntry {
+        let entry = self.process_entry(pid, app, fds);
+        self.table.processes.insert(key, entry);
+    }
+
+    /// One whose output nobody reads yet. Descriptors: pidfd, output, control socket.
+    pub(super) fn process_entry(
+        &self,
+        pid: i32,
+        app: String,
+        [pidfd, output, control]: [OwnedFd; 3],
+    ) -> ProcessEntry {
+        ProcessEntry {
             pid,
             pidfd: Pidfd::from(pidfd),
             output,
@@ -110,7 +121,6 @@ impl Watchdog {
             drain: self.drain_for(pid, &app),
             app,
             exited: None,
-        };
-        self.table.processes.insert(key, entry);
+        }
     }
 }
