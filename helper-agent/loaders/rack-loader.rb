@@ -222,10 +222,19 @@ module PassengerLoader
       Thread.current.abort_on_exception = true # a pool that shrinks unseen would be worse
       PhusionPassenger.call_event(:starting_request_handler_thread)
       while (connection = @queue.pop)
-        again = connection.answer(@app)
-        @done << [connection, again]
-        @wake_in.write_nonblock('.', exception: false)
+        answer_in_thread(connection)
       end
+    end
+
+    # An application that ends its own thread (`Thread.exit`) must not leave its request waiting, nor a thread less.
+    def answer_in_thread(connection)
+      is_alive = again = false
+      again = connection.answer(@app)
+      is_alive = true
+    ensure
+      @pool << Thread.new { work } unless is_alive || @queue.closed?
+      @done << [connection, again]
+      @wake_in.write_nonblock('.', exception: false)
     end
 
     def hand_to_thread(connection)

@@ -340,3 +340,23 @@ fn callbacks_of_one_request_are_not_those_of_the_next() {
         );
     }
 }
+
+#[test]
+fn an_application_that_ends_its_thread_costs_only_its_request() {
+    let app = Scratch::app(&[(
+        "config.ru",
+        "run ->(env) { env['PATH_INFO'] == '/end' ? Thread.exit : [200, {}, ['still here']] }\n",
+    )]);
+    let launch = Launch::new(Language::Ruby, app.path()).variable("PASSENGER_THREADS", "2");
+    let Some(mut process) = launch.start_ready() else {
+        return;
+    };
+    // More often than there are threads.
+    for _ in 0..5 {
+        let mut client = process.connect();
+        client.send(&Request::get("/end"));
+        assert!(client.receive("GET").is_err());
+    }
+    assert!(process.ask_busy("1").is_empty());
+    assert_eq!(get(&process, "/").text(), "still here");
+}
