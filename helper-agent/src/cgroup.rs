@@ -11,12 +11,11 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::sys::descriptor::extended_attribute;
+use crate::sys::patience::Patience;
+use crate::sys::tree::Entry;
 
 /// Beginning of the name of every group of ours.
 const PREFIX: &str = "passenger.";
-
-/// How long a killed group may take to be empty.
-const KILL_LIMIT: Duration = Duration::from_secs(10);
 
 /// Where to look; another directory in tests.
 #[derive(Debug, Clone)]
@@ -85,11 +84,10 @@ impl Cgroup {
         fs::write(self.0.join("cgroup.procs"), pid.to_string())
     }
 
-    /// Kills everything in it and waits until that is gone, ten seconds at most. Returns how many processes
+    /// Kills everything in it and waits until that is gone, or patience is over. Returns how many processes
     /// there were.
-    pub fn kill(&self) -> usize {
-        let there = fs::read_to_string(self.0.join("cgroup.procs")).unwrap_or_default();
-        let count = there.lines().count();
+    pub fn kill(&self, patience: &mut Patience) -> usize {
+        let count = self.processes().len();
         if count == 0 {
             return 0;
         }
@@ -97,15 +95,20 @@ impl Cgroup {
             log::error!("cannot kill what is left in {}: {e}", self.0.display());
             return 0;
         }
-        let deadline = Instant::now() + KILL_LIMIT;
         while self.is_populated() {
-            if Instant::now() > deadline {
+            let entries = self.processes().into_iter().filter_map(Entry::of);
+            if patience.is_over(Instant::now(), entries.map(|entry| entry.state)) {
                 log::error!("processes in {} do not die", self.0.display());
                 break;
             }
             std::thread::sleep(Duration::from_millis(5));
         }
         count
+    }
+
+    fn processes(&self) -> Vec<i32> {
+        let there = fs::read_to_string(self.0.join("cgroup.procs")).unwrap_or_default();
+        there.lines().filter_map(|pid| pid.parse().ok()).collect()
     }
 
     fn is_populated(&self) -> bool {
@@ -251,14 +254,15 @@ mod tests {
             .unwrap();
         group.add(i32::try_from(child.id()).unwrap()).unwrap();
         io::Write::write_all(&mut child.stdin.take().unwrap(), b"go\n").unwrap();
-        let deadline = Instant::now() + KILL_LIMIT;
+        let deadline = Instant::now() + Duration::from_secs(10);
         let procs = group.path().join("cgroup.procs");
         while fs::read_to_string(&procs).unwrap().lines().count() < 3 {
             assert!(Instant::now() < deadline, "three processes");
         }
         assert_eq!(Cgroup::at(group.path()), Some(group.clone()));
-        assert_eq!(group.kill(), 3);
-        assert_eq!(group.kill(), 0);
+        let mut patience = Patience::new(Instant::now());
+        assert_eq!(group.kill(&mut patience), 3);
+        assert_eq!(group.kill(&mut patience), 0);
         child.wait().unwrap();
         group.remove();
         assert!(!group.path().exists());

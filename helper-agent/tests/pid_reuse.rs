@@ -3,7 +3,9 @@
 use std::fs;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
+use std::time::Instant;
 
+use helper_agent::sys::patience::Patience;
 use helper_agent::sys::pidfd::Pidfd;
 use helper_agent::watchdog::stop;
 
@@ -29,6 +31,11 @@ fn end(mut child: Child) {
 /// Has the kernel give that number to the next process; `false` where nobody may.
 fn wish_for(pid: i32) -> bool {
     fs::write("/proc/sys/kernel/ns_last_pid", (pid - 1).to_string()).is_ok()
+}
+
+fn end_stored(pidfd: &Pidfd, named: &Child) -> usize {
+    let mut patience = Patience::new(Instant::now());
+    stop::end_stored([(number_of(named), pidfd)].into_iter(), &mut patience)
 }
 
 /// The pidfd of a process that ended, and a stranger with its number.
@@ -62,7 +69,7 @@ fn a_stranger_with_the_number_of_a_dead_process_is_safe() {
         let _ = dead.signal(signal);
         let _ = dead.signal_group(signal);
     }
-    assert_eq!(stop::end_stored([&dead].into_iter()), 0);
+    assert_eq!(end_stored(&dead, &stranger), 0);
     let status = stranger.try_wait().expect("look at the stranger");
     assert!(status.is_none(), "it was killed: {status:?}");
     end(stranger);
@@ -76,6 +83,6 @@ fn the_number_alone_would_reach_the_stranger() {
     };
     let named_again = Pidfd::open(number_of(&stranger)).expect("a pidfd");
     assert!(dead.has_exited() && !named_again.has_exited());
-    assert_eq!(stop::end_stored([&named_again].into_iter()), 1);
+    assert_eq!(end_stored(&named_again, &stranger), 1);
     stranger.wait().expect("reap the stranger");
 }

@@ -50,12 +50,16 @@ impl Agent {
             began: Instant::now(),
             ended: None,
         };
-        let process = Process::new(
-            group_id,
-            reference,
-            group.code_generation,
-            Phase::Starting(Box::new(starting)),
-        );
+        let process = Process {
+            // What the slot has counted is its predecessors'. Noted from the beginning: a successor could not find out.
+            takes_before: self.view.load(reference).takes,
+            ..Process::new(
+                group_id,
+                reference,
+                group.code_generation,
+                Phase::Starting(Box::new(starting)),
+            )
+        };
         self.processes.insert(id, process);
         if !self.fork_if_preloaded(group_id, id) {
             self.begin_start(group_id, id);

@@ -13,6 +13,7 @@ use passenger_shm::hooks::{check_program, Hook};
 
 use crate::log as sink;
 use crate::output::{Drained, LineDrain, Scratch};
+use crate::sys::patience::Patience;
 use crate::sys::pidfd::Pidfd;
 use crate::sys::{descriptor, process};
 use crate::watchdog::stop::end_descendants;
@@ -100,7 +101,7 @@ impl Run {
         let pidfd = Pidfd::open(pid).map_err(failed)?;
         let waited = self.watch(&pidfd, &read).map_err(failed)?;
         if matches!(waited, Waited::TimeIsUp) {
-            end_descendants();
+            end_descendants(&mut Patience::new(Instant::now()));
             let seconds = self.hook.seconds();
             // It was reaped there; what it printed last may still say why.
             self.finish(&read);

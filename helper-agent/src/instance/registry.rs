@@ -5,9 +5,10 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::{cgroup, io_error, is_held, make_directory, Error, FINISHED, UNFINISHED};
+use crate::sys::patience::Patience;
 use crate::sys::process;
 
 /// Where instances live when the configuration does not say.
@@ -37,7 +38,7 @@ pub fn remove_stale(registry: &Path) -> Result<Vec<PathBuf>, Error> {
             continue;
         }
         if let Some(cgroup) = cgroup(&path) {
-            let killed = cgroup.kill();
+            let killed = cgroup.kill(&mut Patience::new(Instant::now()));
             if killed > 0 {
                 log::warn!(
                     "killed {killed} processes that the dead instance {} had left",

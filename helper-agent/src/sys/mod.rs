@@ -9,6 +9,7 @@ pub mod fsuser;
 pub mod limits;
 pub mod listener;
 pub mod memfd;
+pub mod patience;
 pub mod pidfd;
 pub mod process;
 pub mod readiness;

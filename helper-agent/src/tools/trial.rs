@@ -21,6 +21,7 @@ use crate::spawn::dialogue::{self, Lines, Said};
 use crate::spawn::launch::{self, Launched, Limits};
 use crate::spawn::prepare::{self, Prepared};
 use crate::spawn::report::{self, Cause, Story, Tail};
+use crate::sys::patience::Patience;
 use crate::sys::process;
 use crate::watchdog::stop;
 
@@ -245,7 +246,7 @@ impl Trial {
         } else {
             let _ = wait(&[self.launched.pidfd.as_fd()], LAST_WORDS);
         }
-        stop::end_descendants();
+        stop::end_descendants(&mut Patience::new(Instant::now()));
         // What it printed is in the pipe; an error only means that there is no more.
         let _ = self.read_output();
     }

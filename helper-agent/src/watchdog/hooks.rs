@@ -20,6 +20,7 @@ use super::core::{Originals, Watchdog};
 use super::stop;
 use crate::hooks::{launch, Facts, Hooks};
 use crate::sys::limits;
+use crate::sys::patience::Patience;
 use crate::sys::pidfd::{self, Pidfd};
 use crate::sys::process::{Exit, ExitStatus};
 
@@ -95,11 +96,11 @@ pub(super) fn run_to_end(
     while !runner.has_exited() {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            stop::end_descendants();
+            stop::end_descendants(&mut Patience::new(Instant::now()));
             return Err(format!("hook {}: took too long", hook.name()));
         }
         if parent.is_some_and(Pidfd::has_exited) {
-            stop::end_descendants();
+            stop::end_descendants(&mut Patience::new(Instant::now()));
             return Err(format!("hook {}: httpd is gone meanwhile", hook.name()));
         }
         let watched = [Some(&runner), parent].into_iter().flatten();
@@ -227,6 +228,6 @@ impl Watchdog {
         if let Err(why) = run_to_end(&self.hooks.configured, hook, image, self.originals, None) {
             log::warn!("{why}");
         }
-        stop::end_descendants();
+        stop::end_descendants(&mut Patience::new(Instant::now()));
     }
 }

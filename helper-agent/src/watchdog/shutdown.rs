@@ -12,6 +12,7 @@ use super::core::Watchdog;
 use super::outbox::Item;
 use super::stop;
 use crate::store::ToAgent;
+use crate::sys::patience::Patience;
 use crate::sys::pidfd;
 use crate::sys::process::{self, Exit};
 
@@ -177,14 +178,17 @@ impl Watchdog {
         if !is_done && now < ending.deadline + GRACE {
             return None;
         }
-        let killed = stop::end_descendants()
-            + stop::end_stored(self.table.processes.values().map(|entry| &entry.pidfd))
-            + stop::end_cgroup(&self.instance_dir);
+        let stored = self.table.processes.values();
+        let stored = stored.map(|entry| (entry.pid, &entry.pidfd));
+        let mut patience = Patience::new(now);
+        let killed = stop::end_descendants(&mut patience)
+            + stop::end_stored(stored, &mut patience)
+            + stop::end_cgroup(&self.instance_dir, &mut patience);
         if killed > 0 {
             log::warn!("killed {killed} processes that were left");
         }
         self.drain_all();
-        stop::remove_directory(&self.instance_dir);
+        stop::remove_directory(&self.instance_dir, &mut patience);
         log::info!("the instance {} has ended", self.instance_dir.display());
         self.run_last_hook();
         Some(status)

@@ -32,6 +32,7 @@ use crate::loaders;
 use crate::output::Scratch;
 use crate::status::{self, board::Board};
 use crate::store::{Past, StartDescriptors};
+use crate::sys::patience::Patience;
 use crate::sys::pidfd::Pidfd;
 use crate::sys::signals::Signals;
 use crate::sys::{descriptor, limits, listener, process};
@@ -242,7 +243,9 @@ fn build(basis: Basis<'_>, parent: Pidfd, config: ConfigEntry) -> Result<Watchdo
         watchdog.renew_reserve();
         watchdog
     });
-    made.inspect_err(|_| super::stop::remove_directory(&directory))
+    made.inspect_err(|_| {
+        super::stop::remove_directory(&directory, &mut Patience::new(Instant::now()));
+    })
 }
 
 /// Without one everything works, but for processes that escape from their session and whose watchdog and

@@ -7,28 +7,23 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 
 use crate::instance;
+use crate::sys::patience::Patience;
 use crate::sys::pidfd::{self, Pidfd};
 use crate::sys::{process, tree};
 
-/// How long processes may take to vanish after `SIGKILL` (a process in the kernel's hands cannot).
-const KILL_LIMIT: Duration = Duration::from_secs(10);
-/// How long it is waited for nobody but such as are in the kernel's hands: a log, say, on a dead network file system.
-const STUCK_LIMIT: Duration = Duration::from_secs(2);
-
 /// Ends every descendant: first stops them all, so that none can fork faster than it is found, then kills
-/// process groups and processes until there is no child left. Blocks for milliseconds, [`KILL_LIMIT`] at
-/// most, [`STUCK_LIMIT`] for those that not even a signal reaches. Returns how many processes there were.
-pub fn end_descendants() -> usize {
+/// process groups and processes until there is no child left, or patience is over; as a rule that takes milliseconds.
+/// Returns how many processes there were.
+pub fn end_descendants(patience: &mut Patience) -> usize {
     let Ok(own) = i32::try_from(std::process::id()) else {
         return 0;
     };
     let mut seen = BTreeSet::new();
-    let mut patience = Patience::new(Instant::now());
     stop_all(own, &mut seen);
     loop {
         reap_all();
@@ -51,33 +46,6 @@ pub fn end_descendants() -> usize {
     seen.len()
 }
 
-/// How long to wait for the killed.
-struct Patience {
-    deadline: Instant,
-    /// Since when everybody left is in the kernel's hands.
-    stuck_since: Option<Instant>,
-}
-
-impl Patience {
-    fn new(now: Instant) -> Self {
-        Self {
-            deadline: now + KILL_LIMIT,
-            stuck_since: None,
-        }
-    }
-
-    /// `states` are those of the living who are left. There may be none: who has a thread that cannot end is a zombie
-    /// by his own state, and nobody can reap him.
-    fn is_over(&mut self, now: Instant, mut states: impl Iterator<Item = char>) -> bool {
-        if states.all(|state| state == 'D') {
-            let since = *self.stuck_since.get_or_insert(now);
-            return now >= (since + STUCK_LIMIT).min(self.deadline);
-        }
-        self.stuck_since = None;
-        now >= self.deadline
-    }
-}
-
 fn tell_of_the_undying(own: i32) {
     for entry in tree::descendants(own).unwrap_or_default() {
         log::error!(
@@ -91,19 +59,27 @@ fn tell_of_the_undying(own: i32) {
 
 /// Ends processes of the store that are no descendants (any more), because both who could be their parent
 /// have died: each with its process group. Blocks as [`end_descendants`] does. Returns how many there were.
-pub fn end_stored<'a>(stored: impl Iterator<Item = &'a Pidfd>) -> usize {
-    let mut left: Vec<&Pidfd> = stored.filter(|pidfd| !pidfd.has_exited()).collect();
+pub fn end_stored<'a>(
+    stored: impl Iterator<Item = (i32, &'a Pidfd)>,
+    patience: &mut Patience,
+) -> usize {
+    let mut left: Vec<(i32, &Pidfd)> = stored.filter(|(_, pidfd)| !pidfd.has_exited()).collect();
     let count = left.len();
-    let deadline = Instant::now() + KILL_LIMIT;
-    while !left.is_empty() && Instant::now() < deadline {
-        for pidfd in &left {
+    while !left.is_empty() {
+        for (_, pidfd) in &left {
             // Before Linux 6.9 only the process itself can be named without a doubt.
             if !pidfd.signal_group(libc::SIGKILL).unwrap_or(false) {
                 kill(pidfd);
             }
         }
-        wait_for_one(left.iter().map(|pidfd| pidfd.as_fd()));
-        left.retain(|pidfd| !pidfd.has_exited());
+        wait_for_one(left.iter().map(|(_, pidfd)| pidfd.as_fd()));
+        left.retain(|(_, pidfd)| !pidfd.has_exited());
+        // Theirs as long as they have not ended; who ends this moment is not there the next time.
+        let entries = left.iter().filter_map(|(pid, _)| tree::Entry::of(*pid));
+        let states = entries.map(|entry| entry.state);
+        if patience.is_over(Instant::now(), states) {
+            break;
+        }
     }
     count
 }
@@ -186,18 +162,18 @@ fn has_children() -> bool {
 
 /// Ends what is left in the instance's control group, and removes the group. Returns how many processes
 /// there were.
-pub fn end_cgroup(instance: &Path) -> usize {
+pub fn end_cgroup(instance: &Path, patience: &mut Patience) -> usize {
     let Some(cgroup) = instance::cgroup(instance) else {
         return 0;
     };
-    let killed = cgroup.kill();
+    let killed = cgroup.kill(patience);
     cgroup.remove();
     killed
 }
 
-/// Removes the instance directory and everything in it; its control group must be empty.
-pub fn remove_directory(instance: &Path) {
-    end_cgroup(instance);
+/// Removes the instance directory and everything in it, after what is left in its control group.
+pub fn remove_directory(instance: &Path, patience: &mut Patience) {
+    end_cgroup(instance, patience);
     match fs::remove_dir_all(instance) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => {
             log::warn!(
@@ -206,31 +182,5 @@ pub fn remove_directory(instance: &Path) {
             );
         }
         _ => {}
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const MOMENT: Duration = Duration::from_millis(100);
-
-    #[test]
-    fn those_whom_no_signal_reaches_are_given_up_soon_and_the_others_late() {
-        let start = Instant::now();
-        let mut patience = Patience::new(start);
-        assert!(!patience.is_over(start, "D".chars()));
-        // A zombie whose thread hangs is not among the living.
-        assert!(!patience.is_over(start + MOMENT, "".chars()));
-        assert!(patience.is_over(start + STUCK_LIMIT, "DD".chars()));
-        let mut patience = Patience::new(start);
-        assert!(!patience.is_over(start, "D".chars()));
-        assert!(!patience.is_over(start + STUCK_LIMIT, "DR".chars()));
-        // It got on meanwhile.
-        assert!(!patience.is_over(start + STUCK_LIMIT + MOMENT, "D".chars()));
-        assert!(patience.is_over(start + STUCK_LIMIT * 2 + MOMENT, "D".chars()));
-        let mut patience = Patience::new(start);
-        assert!(!patience.is_over(start + KILL_LIMIT - MOMENT, "R".chars()));
-        assert!(patience.is_over(start + KILL_LIMIT, "R".chars()));
     }
 }

@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
+use std::time::Instant;
 
 use passenger_shm::ClientId;
 use serde::{Deserialize, Serialize};
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::stop;
 use crate::store::{Past, StartDescriptors};
 use crate::sys::limits::NoFile;
+use crate::sys::patience::Patience;
 use crate::sys::pidfd::Pidfd;
 use crate::sys::{descriptor, limits, memfd, process, spawn};
 
@@ -101,8 +103,9 @@ pub fn hand_over(hand_over: &HandOver<'_>) -> ! {
         std::process::exit(1);
     }
     log::error!("cannot become the watchdog: {error}; ending all apps of this instance");
-    stop::end_descendants();
-    stop::remove_directory(Path::new(hand_over.instance_dir));
+    let mut patience = Patience::new(Instant::now());
+    stop::end_descendants(&mut patience);
+    stop::remove_directory(Path::new(hand_over.instance_dir), &mut patience);
     std::process::exit(1);
 }
 
