@@ -31,6 +31,8 @@ pub(crate) const ATTACH: &str = "PSGR0112";
 pub(crate) const ORPHANED: &str = "PSGR0113";
 /// Another watchdog goes on with what a dead watchdog and agent had.
 pub(crate) const REBUILT: &str = "PSGR0114";
+/// The watchdog was suspended, and nobody else could notice.
+pub(crate) const SUSPENDED: &str = "PSGR0118";
 /// Instances that were replaced by an upgrade do not end as they should.
 pub(crate) const DRAINING: &str = "PSGR0117";
 /// After an upgrade the new build does not start; the old one goes on.

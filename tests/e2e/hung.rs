@@ -2,7 +2,7 @@
 
 use crate::crash::{nobody_notices, two_warm_processes};
 use harness::wait::PATIENCE;
-use harness::{processes, until, Language, Mpm, Server, Setup, Site};
+use harness::{processes, until, Language, Mpm, Request, Server, Setup, Site};
 use nix::sys::signal::Signal;
 use std::time::Instant;
 
@@ -171,4 +171,55 @@ fn a_second_watchdog_may_die_with_its_agent_too() {
         replace_both(&server);
     });
     assert_eq!(server.app_pids("python"), apps);
+}
+
+/// Suspends both and waits until another agent serves, which only a watchdog that was woken can start.
+fn suspend_both(server: &Server) {
+    let (watchdog, agent) = (server.instance().watchdog(), server.instance().agent());
+    let mut client = server.client("python");
+    let mut get = || client.exchange(&Request::get("/")).expect("a response");
+    // The worker at the other end has joined the instance.
+    assert_eq!(get().status, 200);
+    processes::signal(watchdog, Signal::SIGSTOP);
+    processes::signal(agent, Signal::SIGSTOP);
+    for _ in 0..5 {
+        assert_eq!(get().status, 200);
+    }
+    // httpd's parent looks every ten seconds, and acts at the second look.
+    until("another agent", 3 * PATIENCE, || {
+        server.instance().agent() != agent
+    });
+    assert_eq!(server.instance().watchdog(), watchdog);
+    let next = server.instance().agent();
+    server
+        .log()
+        .expect(&format!("helper agent {next} is ready"));
+    server.log().expect(&format!(
+        "the watchdog pid={watchdog} was suspended (SIGSTOP)"
+    ));
+}
+
+#[test]
+fn watchdog_and_agent_that_are_suspended_together_are_woken_by_httpds_parent() {
+    let mut server = two_warm_processes(Language::Python);
+    let (watchdog, apps) = (server.instance().watchdog(), server.app_pids("python"));
+    suspend_both(&server);
+    // Also where the watchdog is one that took over, and nobody's child.
+    processes::signal(watchdog, Signal::SIGKILL);
+    until("another pair", PATIENCE, || {
+        let (next, agent) = (server.instance().watchdog(), server.instance().agent());
+        next != watchdog && agent != next
+    });
+    let next = server.instance().agent();
+    server
+        .log()
+        .expect(&format!("helper agent {next} is ready"));
+    suspend_both(&server);
+    assert_eq!(server.app_pids("python"), apps);
+    server.log().expect_times("PSGR0118", 2);
+    // httpd waits for both at a stop, and the harness looks whether anything is left.
+    processes::signal(server.instance().watchdog(), Signal::SIGSTOP);
+    processes::signal(server.instance().agent(), Signal::SIGSTOP);
+    server.stop_within(3 * PATIENCE);
+    server.log().expect_times("PSGR0118", 3);
 }

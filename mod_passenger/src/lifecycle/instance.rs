@@ -11,7 +11,7 @@ use passenger_shm::messages::{self as wire, FromParent, ToParent};
 
 use super::birth::{cannot_hear, hear, start};
 use super::rebuild::rebuild;
-use super::{draining, handover, hooks, watch};
+use super::{draining, handover, hooks, suspended, watch};
 use crate::ffi::log::NOTICE;
 use crate::ffi::pool::Pool;
 use crate::ffi::retained::{self, Retained};
@@ -141,6 +141,7 @@ fn channel() -> io::Result<Channel> {
 pub(crate) fn monitor(pconf: Pool<'_>) {
     if let Some(instance) = retained::get() {
         listen(pconf, &instance);
+        suspended::look(&instance);
     }
     draining::look(None);
 }
@@ -243,6 +244,9 @@ pub(super) fn stop() {
     let timeout = Duration::from_secs(u64::from(config::globals().shutdown_timeout));
     let patience = timeout + STOP_GRACE + config::globals().stop_hooks;
     let deadline = Instant::now() + patience;
+    if let Some(instance) = retained::get() {
+        suspended::wake_at_once(&instance);
+    }
     let mut channels = draining::channels();
     channels.extend(retained::take_channel().map(Channel::from));
     for channel in &channels {

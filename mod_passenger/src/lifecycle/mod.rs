@@ -19,6 +19,7 @@ mod hooks;
 mod instance;
 mod manifest;
 mod rebuild;
+mod suspended;
 
 use passenger_shm::messages as wire;
 
