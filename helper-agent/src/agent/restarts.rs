@@ -21,6 +21,8 @@ use crate::pool::{CodeWait, Event, GroupId};
 
 /// Looks that may be under way at once; the other helper threads are for starts and registrations.
 const MAX_LOOKS: usize = 2;
+/// Looks that may hang: each has a helper thread, and those are of limited number, too.
+const MAX_HANGING: usize = 64;
 /// A look that takes longer hangs in somebody's file system, perhaps for ever, and keeps no others from theirs.
 const HANGS: Duration = Duration::from_secs(5);
 /// Shortest time between two looks that nobody asked for.
@@ -51,6 +53,12 @@ impl RestartLook {
         self.is_under_way = false;
         self.is_wanted |= self.was_wanted;
     }
+}
+
+/// How many looks may begin, where so many are under way and so many of these do not hang.
+fn room(busy: usize, under_way: usize) -> usize {
+    let places = MAX_LOOKS.saturating_sub(busy);
+    places.min(MAX_HANGING.saturating_sub(under_way - busy))
 }
 
 /// What a look saw.
@@ -101,7 +109,11 @@ impl Agent {
             !look.is_under_way && (look.is_wanted || is_old)
         };
         let busy = self.groups.iter().filter(|(_, g)| g.restart_look.is_busy());
-        let room = MAX_LOOKS.saturating_sub(busy.count());
+        let under_way = self
+            .groups
+            .iter()
+            .filter(|(_, g)| g.restart_look.is_under_way);
+        let room = room(busy.count(), under_way.count());
         let mut due: Vec<(Option<Instant>, GroupId)> = self
             .groups
             .iter()
@@ -229,6 +241,14 @@ mod tests {
         assert!(look(Duration::ZERO).is_busy());
         assert!(!look(HANGS).is_busy());
         assert!(!RestartLook::default().is_busy());
+    }
+
+    #[test]
+    fn looks_that_hang_are_of_limited_number() {
+        assert_eq!(room(0, 0), MAX_LOOKS);
+        assert_eq!(room(1, 1 + MAX_HANGING / 2), MAX_LOOKS - 1);
+        assert_eq!(room(MAX_LOOKS, MAX_LOOKS), 0);
+        assert_eq!(room(0, MAX_HANGING), 0);
     }
 
     #[test]
