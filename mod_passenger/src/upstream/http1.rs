@@ -226,6 +226,50 @@ mod tests {
         assert_eq!(parse("HTTP/1.1 200 OK\r\nX: "), Ok(None));
     }
 
+    /// What servers write that are not by the book; RFC 9112 wants it understood, or refused, never guessed.
+    #[test]
+    fn odd_servers_are_understood_or_refused() {
+        let understood = |text: &str| {
+            let parsed = parse(text).unwrap().unwrap();
+            let fields = parsed.head.fields.clone();
+            let fields = fields.into_iter().map(|(name, value)| {
+                let value = String::from_utf8(value).unwrap();
+                format!("{name}={value}")
+            });
+            let fields: Vec<String> = fields.collect();
+            (parsed.head.status, fields.join(" "), parsed.body)
+        };
+        let until_close = BodyDecoder::UntilClose;
+        for (text, status, fields) in [
+            ("HTTP/1.1 200\r\nA: b\r\n\r\n", 200, "A=b"),
+            ("HTTP/1.1 200 \r\nA: b\r\n\r\n", 200, "A=b"),
+            ("HTTP/1.1 299 gr\u{fc}n\r\nA: b\r\n\r\n", 299, "A=b"),
+            ("HTTP/1.1 200 OK\nA: b\n\n", 200, "A=b"),
+            ("\r\nHTTP/1.1 200 OK\r\nA:b\t \r\nB:\r\n\r\n", 200, "A=b B="),
+        ] {
+            let expected = (status, fields.to_owned(), until_close.clone());
+            assert_eq!(understood(text), expected, "{text:?}");
+        }
+        for text in [
+            "http/1.1 200 OK\r\n\r\n",
+            "HTTP/2.0 200 OK\r\n\r\n",
+            "HTTP/1.1 20 OK\r\n\r\n",
+            "HTTP/1.1 099 OK\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nA: b\r\n folded\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nA : b\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nnonsense\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 1, 1\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked, identity\r\n\r\n",
+        ] {
+            assert!(parse(text).is_err(), "{text:?}");
+        }
+        let (status, _, body) =
+            understood("HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 200");
+        assert_eq!((status, body), (103, BodyDecoder::Length(0)));
+    }
+
     #[test]
     fn a_request_head_is_plain_http() {
         let mut head = RequestHead::new(b"GET", b"/a?b");
