@@ -175,7 +175,8 @@ fn killing_a_process_every_200_ms_fails_no_request_that_may_be_repeated() {
             // The pace is the experiment, not a wait for something.
             std::thread::sleep(Duration::from_millis(200));
             random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            let pids = server.app_pids(name);
+            // Killed while it starts it would be a start that failed, which waiting requests are told of.
+            let pids = server.ready_pids(name);
             let nth = (random >> 16) as usize % pids.len().max(1);
             if let Some(victim) = pids.get(nth) {
                 processes::signal(*victim, Signal::SIGKILL);

@@ -203,16 +203,24 @@ impl Server {
         }
     }
 
+    /// Those of a site's processes that have said that they are ready.
+    #[must_use]
+    pub fn ready_pids(&self, site: &str) -> Vec<ProcessId> {
+        let mut pids = self.app_pids(site);
+        let text = self.log().text();
+        pids.retain(|pid| text.contains(&format!("process {pid} is ready")));
+        pids
+    }
+
     /// Waits until a site has exactly `count` processes and all of them have said that they are ready.
     pub fn await_processes(&self, site: &str, count: usize) -> Vec<ProcessId> {
         until_some(
             &format!("{count} ready processes of {site}"),
             PATIENCE,
             || {
-                let pids = self.app_pids(site);
-                let text = self.log().text();
-                let is_ready = |pid: &ProcessId| text.contains(&format!("process {pid} is ready"));
-                (pids.len() == count && pids.iter().all(is_ready)).then_some(pids)
+                let ready = self.ready_pids(site);
+                let is_all = ready.len() == count && self.app_pids(site).len() == count;
+                is_all.then_some(ready)
             },
         )
     }
