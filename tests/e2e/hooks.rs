@@ -254,3 +254,19 @@ fn a_program_that_others_can_change_meanwhile_is_not_run() {
         "PassengerCtl hook_spawn_failed: {second} can be changed"
     ));
 }
+
+/// Interpreters look for modules where they are, and httpd's user may write where it leaves its core files.
+#[test]
+fn a_program_does_not_run_where_others_may_write() {
+    let scripts = Scripts::new();
+    let record = scripts.script("place", "pwd >$D/.pwd\nmv $D/.pwd $D/pwd");
+    let cores = scripts.0.join("cores");
+    fs::create_dir(&cores).expect("create a directory");
+    chmod(&cores, 0o777);
+    let _server = Setup::of(one_process(Language::Python))
+        .with(&format!("CoreDumpDirectory {}", cores.display()))
+        .with(&format!("PassengerCtl hook_attached_process {record}"))
+        .start();
+    until("the hook", PATIENCE, || scripts.has("pwd"));
+    assert_eq!(scripts.read("pwd"), "/\n");
+}
