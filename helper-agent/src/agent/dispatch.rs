@@ -139,6 +139,8 @@ impl Agent {
                 }
             }
             Command::DrainOverdue { process } => self.complain_of_requests(process),
+            Command::AskToStop { process } | Command::Terminate { process }
+                if self.is_being_inspected(process) => {}
             Command::AskToStop { process } => self.with_body(process, Body::ask_to_stop),
             Command::Terminate { process } => self.with_body(process, Body::terminate),
             Command::Kill { process } => self.kill(process),

@@ -64,9 +64,19 @@ impl Agent {
         if !self.run_for_process(Hook::MaxRequestTimeReached, id, Some(id)) {
             return false;
         }
+        if let Some(process) = self.processes.get_mut(id) {
+            process.is_inspected = true;
+        }
         let inspected = Happening::Inspected { process: id };
         tasks::after(INSPECTION, self.happenings.clone(), inspected);
         true
+    }
+
+    /// Whether somebody looks into that process, which is killed afterwards.
+    pub(super) fn is_being_inspected(&self, id: ProcessId) -> bool {
+        self.processes
+            .get(id)
+            .is_some_and(|process| process.is_inspected)
     }
 
     fn run_for_process(&mut self, hook: Hook, id: ProcessId, condemned: Option<ProcessId>) -> bool {

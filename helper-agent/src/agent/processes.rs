@@ -55,6 +55,8 @@ pub(super) struct Process {
     pub(super) is_ending: bool,
     /// Whether it got requests and is to be told of when it gets none any more.
     pub(super) is_attached: bool,
+    /// A hook looks into it, and then it is killed: until then it is not told to end.
+    pub(super) is_inspected: bool,
     /// Whether its output is read to the end.
     pub(super) is_drained: bool,
     /// Whether its control socket is read to the end.
@@ -87,6 +89,7 @@ impl Process {
             work_token: None,
             is_ending: false,
             is_attached: false,
+            is_inspected: false,
             is_drained: false,
             is_silent: false,
         }

@@ -23,7 +23,7 @@ const READY_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long one that replaces another may take: meanwhile nobody's connection is accepted.
 const REPLACE_TIMEOUT: Duration = Duration::from_secs(3);
 /// What the parent waits beyond the deadline it gave the instance.
-const STOP_GRACE: Duration = Duration::from_secs(2);
+const STOP_GRACE: Duration = Duration::from_secs(4);
 /// How long an agent that dies with its watchdog may take for it.
 const END_TIMEOUT: Duration = Duration::from_millis(200);
 
