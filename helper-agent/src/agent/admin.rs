@@ -14,7 +14,7 @@ use super::core::{watch, Agent};
 use super::tasks::{Happening, Happenings};
 use crate::admin::{Answer, Request};
 use crate::pool::Event;
-use crate::status::compose::Viewer;
+use crate::status::viewer::Viewer;
 use crate::sys::process::effective_uid;
 use crate::sys::{listener, readiness};
 

@@ -25,7 +25,7 @@ use crate::spawn::dialogue::{self, Lines, Said};
 use crate::spawn::fork::{self, Hello};
 use crate::spawn::prepare::Prepared;
 use crate::spawn::report::Tail;
-use crate::status::compose::Viewer;
+use crate::status::viewer::Viewer;
 use crate::store::ToAgent;
 use crate::sys::pidfd::Pidfd;
 use crate::sys::readiness::watch;

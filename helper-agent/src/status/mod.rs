@@ -15,6 +15,7 @@
 //! * `report.rs` – the document, which is what `passenger-status --show=json` prints;
 //! * `compose.rs` – from tables and board to the document, for one viewer;
 //! * `usage.rs` – CPU and memory of a process, as the kernel tells;
+//! * `viewer.rs` – who looks, and what he may see;
 //! * `reporter.rs` – the reporter's program.
 
 pub mod board;
@@ -22,6 +23,7 @@ pub mod compose;
 pub mod report;
 pub mod reporter;
 pub mod usage;
+pub mod viewer;
 
 /// Name of the socket in the instance directory.
 pub const SOCKET: &str = "status";

@@ -14,9 +14,10 @@ use passenger_shm::InspectView;
 use serde::{Deserialize, Serialize};
 
 use super::board::Board;
-use super::compose::{compose, Sources, Viewer};
+use super::compose::{compose, Sources};
 use super::report::{AgentReport, InstanceReport};
 use super::usage::Usage;
+use super::viewer::Viewer;
 use crate::instance::Properties;
 use crate::sys::{descriptor, memfd, process};
 
