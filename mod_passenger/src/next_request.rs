@@ -53,12 +53,13 @@ impl Drop for Serving {
 
 /// Sends what httpd still holds of a complete response, as far as the client takes it at once, and gives the client a
 /// turn if that is promising. Returns when whoever waited for this processor had one, too; never waits for the client.
+///
+/// Not where connections keep their threads anyway (worker, prefork): nothing is saved there, and a client that has its
+/// response early sends another request into a connection that `graceful` is about to close.
 pub(crate) fn invite(r: &mut Request<'_>) {
-    // Where connections keep their threads anyway (worker, prefork) nobody waits for this one.
-    let leaves_threads = !server::shares_threads()
-        || leaves_threads(SERVING.load(Ordering::Relaxed), server::threads());
+    let leaves_threads = leaves_threads(SERVING.load(Ordering::Relaxed), server::threads());
     let is_tired = r.requests_on_connection() % MOST_IN_A_ROW == 0;
-    if !leaves_threads || is_tired || !r.may_be_followed() {
+    if !server::shares_threads() || !leaves_threads || is_tired || !r.may_be_followed() {
         return;
     }
     let is_probe = OCCASIONS.fetch_add(1, Ordering::Relaxed) % PROBE_EVERY == 0;
