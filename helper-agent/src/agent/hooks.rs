@@ -183,14 +183,20 @@ impl Agent {
         self.start_runners();
     }
 
+    /// An app is new: all that its queue refuses from now on is to be told, also before the first look.
+    pub(super) fn begin_rejections(&mut self, group: GroupId) {
+        if self.tells_of_rejections() {
+            self.hooks.rejections.saw(group, 0);
+        }
+    }
+
+    fn tells_of_rejections(&self) -> bool {
+        let hooks = &self.configuration.global.hooks;
+        hooks.get(Hook::QueueFullError).is_some()
+    }
+
     fn look_at_rejections(&mut self, now: Instant) {
-        if self
-            .configuration
-            .global
-            .hooks
-            .get(Hook::QueueFullError)
-            .is_none()
-        {
+        if !self.tells_of_rejections() {
             return;
         }
         let groups = self.groups.ids();

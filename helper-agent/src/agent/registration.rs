@@ -256,6 +256,7 @@ impl Agent {
         let limits = group.limits();
         log::info!("app {} is served from now on", group.name);
         let id = self.groups.insert(group);
+        self.begin_rejections(id);
         self.board.touch_now();
         self.tell(Event::GroupAdded { group: id, limits });
         self.look_at_restart_files();

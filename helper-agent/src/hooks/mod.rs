@@ -1,6 +1,6 @@
 //! Hooks: programs of root's that are run when something happens (`PassengerCtl hook_…`), for those who want a mail or
-//! a page. No request ever waits for one, but a
-//! process whose request took too long is left for one to look into before it is killed.
+//! a page. No request ever waits for one; but a process whose request took too long is killed only when one has
+//! looked into it.
 //!
 //! ```text
 //!  agent ─┬─ runner ─► program, program …      each run: a process of its own that checks whose the programs are,
