@@ -24,6 +24,8 @@ module PassengerLoader
     FRAMES = 0xFFFF_FFFF_FFFF_FFFF
     HEADER = 'NNa8Q>'
     HEADER_BYTES = 24
+    # Of an environment, for what is to be called after the response.
+    ARRAYS = %w[rack.response_finished rack.after_reply].freeze
     # A request without body nearly always fits.
     READ_BYTES = 16_384
     # Bodies up to here are in memory before the application is called.
@@ -198,9 +200,10 @@ module PassengerLoader
 
       callbacks = @env['rack.response_finished']
       replies = @env['rack.after_reply']
+      # Arrays that were used are of no use for another request, whatever the application has put in their place.
+      @template = nil unless @template && ARRAYS.all? { |name| @template[name].empty? }
       return if (callbacks.nil? || callbacks.empty?) && (replies.nil? || replies.empty?)
 
-      @template = nil # these arrays are of no use for another request
       callbacks&.reverse_each { |callback| callback.call(@env, status, headers, error) }
       replies&.each(&:call)
     rescue StandardError => e

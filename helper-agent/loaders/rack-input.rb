@@ -10,7 +10,7 @@ module PassengerLoader
       %i[close close_read close_write].each { |name| define_method(name) { nil } }
       %i[set_encoding binmode reopen].each { |name| define_method(name) { |*, **| self } }
       %i[seek pos= lineno=].each { |name| define_method(name) { |*| 0 } }
-      %i[ungetc ungetbyte].each { |name| define_method(name) { |_| nil } }
+      %i[ungetc ungetbyte string= truncate].each { |name| define_method(name) { |_| nil } }
     end.new(String.new.freeze)
   end
 

@@ -226,14 +226,14 @@ module PassengerLoader
       end
     end
 
-    # An application that ends its own thread (`Thread.exit`) must not leave its request waiting, nor a thread less.
+    # An application that ends its own thread (`Thread.exit`) must not leave its request waiting, nor a thread less. The loop
+    # makes another: a thread that was begun while the process exits would be waited for without end.
     def answer_in_thread(connection)
       is_alive = again = false
       again = connection.answer(@app)
       is_alive = true
     ensure
-      @pool << Thread.new { work } unless is_alive || @queue.closed?
-      @done << [connection, again]
+      @done << [connection, again, is_alive]
       @wake_in.write_nonblock('.', exception: false)
     end
 
@@ -246,7 +246,8 @@ module PassengerLoader
     def take_back
       @wake_out.read_nonblock(4096, exception: false)
       until @done.empty?
-        connection, again = @done.pop
+        connection, again, is_alive = @done.pop
+        @pool << Thread.new { work } unless is_alive || @queue.closed?
         @executing.delete(connection)
         again ? @sources << connection.io : drop(connection)
       end

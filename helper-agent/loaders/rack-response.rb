@@ -39,8 +39,8 @@ module PassengerLoader
       return if format.nil? || pieces.compact!
 
       head = pieces.unshift(STATUSES[status] || status.to_s).pack(format)
-      # "ssenger-" is in a name that `take_orders` knows. Values may be found by all three: then it was not the short way.
-      head if head.count("\0\n!") == pieces.size - 1 && !head.include?('ssenger-')
+      # "ssenger-" is in a name that `take_orders` knows. Values may be found by all four: then it was not the short way.
+      head if head.count("\0\n!") == pieces.size - 1 && !head.include?('ssenger-') && !head.include?('SSENGER-')
     rescue TypeError # a value that is no string
       nil
     end

@@ -63,14 +63,17 @@ class Selector(EpollSelector):
         else:
             # Milliseconds are what the kernel counts; rounded down, the loop would spin until they are over.
             timeout = math.ceil(timeout * 1e3) * 1e-3
-        watched, ready = self._watched, []
-        for fileno, event in self._epoll.poll(timeout, MOST_EVENTS):
+        watched, keys = self._watched, self.get_map()
+        events, others = self._epoll.poll(timeout, MOST_EVENTS), []
+        for fileno, event in events:
+            if fileno not in watched:
+                key = keys.get(fileno)
+                if key is not None:
+                    others.append((key, event))
+        # These run code of the application, which may close, reuse and watch descriptors.
+        for fileno, event in events:
             callbacks = watched.get(fileno)
             if callbacks is None:
-                key = self.get_map().get(fileno)
-                if key is not None:
-                    mask = (event & ~EPOLLIN and selectors.EVENT_WRITE) | (event & ~EPOLLOUT and selectors.EVENT_READ)
-                    ready.append((key, mask & key.events))
                 continue
             reader, writer = callbacks
             try:
@@ -81,7 +84,7 @@ class Selector(EpollSelector):
                     writer()
             except Exception:  # one connection's failure is not the loop's end
                 traceback.print_exc(file=sys.stderr)
-        return ready
+        return [(key, mask_of(event) & key.events) for key, event in others if keys.get(key.fd) is key]
 
     def _watch(self, fileno, reader, writer):
         mask = (EPOLLIN if reader else 0) | (EPOLLOUT if writer else 0)
@@ -96,6 +99,10 @@ class Selector(EpollSelector):
             self._epoll.modify(fileno, mask)
         else:
             self._epoll.register(fileno, mask)
+
+
+def mask_of(event):
+    return (event & ~EPOLLIN and selectors.EVENT_WRITE) | (event & ~EPOLLOUT and selectors.EVENT_READ)
 
 
 class Loop(asyncio.SelectorEventLoop):

@@ -26,10 +26,10 @@ impl Patience {
         }
     }
 
-    /// Whether to give those up who are left. `states` are those of the living who are left. There may be none: who has a thread that cannot end is a zombie
-    /// by his own state, and nobody can reap him.
+    /// Whether to give those up who are left, by their states. There may be none: who has a thread that cannot end is a
+    /// zombie by his own state, and nobody can reap him.
     pub fn is_over(&mut self, now: Instant, mut states: impl Iterator<Item = char>) -> bool {
-        if states.all(|state| state == 'D') {
+        if states.all(|state| matches!(state, 'D' | 'Z' | 'X')) {
             let since = *self.stuck_since.get_or_insert(now);
             return now >= (since + STUCK_LIMIT).min(self.deadline);
         }
@@ -51,7 +51,7 @@ mod tests {
         assert!(!patience.is_over(start, "D".chars()));
         // A zombie whose thread hangs is not among the living.
         assert!(!patience.is_over(start + MOMENT, "".chars()));
-        assert!(patience.is_over(start + STUCK_LIMIT, "DD".chars()));
+        assert!(patience.is_over(start + STUCK_LIMIT, "DZ".chars()));
         let mut patience = Patience::new(start);
         assert!(!patience.is_over(start, "D".chars()));
         assert!(!patience.is_over(start + STUCK_LIMIT, "DR".chars()));

@@ -64,9 +64,10 @@ impl Xml {
     }
 }
 
-/// Apps choose their names.
+/// Apps choose their names, and two characters that are no control characters may not be in XML at all.
 fn escaped(text: &str) -> String {
-    let text = tame(text).replace('&', "&amp;").replace('<', "&lt;");
+    let text = tame(text).replace(['\u{fffe}', '\u{ffff}'], "\u{fffd}");
+    let text = text.replace('&', "&amp;").replace('<', "&lt;");
     text.replace('>', "&gt;").replace('"', "&quot;")
 }
 
