@@ -8,7 +8,7 @@ use std::io::{Read, Write};
 use support::apps::{expect_all_kinds_of_bodies, fixture, get, lines_in_pieces, Scratch, LINES};
 use support::client::{Body, Client, Request};
 use support::process::{AppProcess, Launch};
-use support::{binary, Language};
+use support::{binary, wait_until, Language};
 
 fn rack() -> Option<AppProcess> {
     Launch::new(Language::Ruby, &fixture("rack")).start_ready()
@@ -359,4 +359,23 @@ fn an_application_that_ends_its_thread_costs_only_its_request() {
     }
     assert!(process.ask_busy("1").is_empty());
     assert_eq!(get(&process, "/").text(), "still here");
+}
+
+/// No thread of the pool keeps a process from ending.
+#[test]
+fn an_application_that_exits_while_another_request_runs_ends_its_process() {
+    let app = Scratch::app(&[(
+        "config.ru",
+        "run ->(env) { env['PATH_INFO'] == '/end' ? exit : File.write('runs', '') && sleep }\n",
+    )]);
+    let launch = Launch::new(Language::Ruby, app.path()).variable("PASSENGER_THREADS", "2");
+    let Some(mut process) = launch.start_ready() else {
+        return;
+    };
+    let mut waiting = process.connect();
+    waiting.send(&Request::get("/"));
+    wait_until(|| app.path().join("runs").exists());
+    let mut ending = process.connect();
+    ending.send(&Request::get("/end"));
+    process.wait();
 }
